@@ -1,0 +1,14 @@
+//! EIP-3009 as USDC does it: what a payer signs, when the signature is good, and how the chain
+//! tells who consumed an authorization nonce. Pure.
+//!
+//! Source: EIP-3009, EIP-712, EIP-2, Circle's FiatTokenV2_2.
+
+mod attribution;
+mod authorization;
+mod token;
+
+pub use attribution::{Inflow, inflows};
+pub use authorization::{
+    Authorization, MIN_REMAINING_SECONDS, Terms, Unverified, Verified, domain, sign,
+};
+pub use token::FiatToken;

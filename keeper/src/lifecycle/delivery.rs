@@ -1,0 +1,97 @@
+//! Whether the agent got what it paid for.
+
+use super::{IllegalStep, words};
+
+/// A delivery. `Calling` is committed before the provider is called, so that a crash in between
+/// leaves `Unknown`, not silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    /// The provider has not been called.
+    None,
+    /// The provider is being called.
+    Calling,
+    /// The provider's answer is stored.
+    Delivered,
+    /// The provider refused or broke; a refund is due.
+    Failed,
+    /// Nobody knows whether the provider did it.
+    Unknown,
+}
+
+words!(Delivery {
+    None => "none",
+    Calling => "calling",
+    Delivered => "delivered",
+    Failed => "failed",
+    Unknown => "unknown",
+});
+
+/// What happens to a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryEvent {
+    /// The provider is about to be called.
+    Call,
+    /// The provider answered.
+    Answer,
+    /// The provider refused or broke.
+    Fail,
+    /// Whoever called is gone, or waited too long.
+    Lose,
+}
+
+words!(DeliveryEvent {
+    Call => "call",
+    Answer => "answer",
+    Fail => "fail",
+    Lose => "lose",
+});
+
+impl Delivery {
+    /// One step. An unknown delivery may be called again only when the capability is `idempotent`.
+    ///
+    /// # Errors
+    /// When the machine has no such step.
+    pub fn step(self, event: DeliveryEvent, idempotent: bool) -> Result<Self, IllegalStep> {
+        match (self, event) {
+            (Self::None, DeliveryEvent::Call) => Ok(Self::Calling),
+            (Self::Unknown, DeliveryEvent::Call) if idempotent => Ok(Self::Calling),
+            (Self::Calling, DeliveryEvent::Answer) => Ok(Self::Delivered),
+            (Self::Calling, DeliveryEvent::Fail) => Ok(Self::Failed),
+            (Self::Calling, DeliveryEvent::Lose) => Ok(Self::Unknown),
+            _ => Err(IllegalStep {
+                machine: "delivery",
+                state: self.to_string(),
+                event: event.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_of_a_delivery() {
+        for idempotent in [false, true] {
+            let mut allowed = vec![
+                "none call calling",
+                "calling answer delivered",
+                "calling fail failed",
+                "calling lose unknown",
+            ];
+            if idempotent {
+                allowed.push("unknown call calling");
+            }
+            for state in Delivery::ALL {
+                for event in DeliveryEvent::ALL {
+                    let expected =
+                        allowed.iter().find(|line| line.starts_with(&format!("{state} {event} ")));
+                    let step = state.step(*event, idempotent).ok();
+                    let step = step.map(|to| format!("{state} {event} {to}"));
+                    assert_eq!(step.as_deref(), expected.copied(), "{state} {event}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A settlement: what is known of its pull, and how far the keeper is with it.
+
+use super::{IllegalStep, words};
+
+/// What is known of the pull (S06 6.2, ADR-0004, jecp.md E.1). `failed` never comes from a
+/// timeout: a status moves only on evidence that is stored with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The identity is taken; nothing has been sent.
+    Reserved,
+    /// Whoever settles has it; the outcome is open.
+    SettlePending,
+    /// Its Transfer was seen in a block.
+    FacilitatorAttested,
+    /// That block has its confirmations.
+    ChainConfirmed,
+    /// No money moved and none can any more, or it was refused before anything was sent.
+    Released,
+    /// The authorization was consumed without paying us.
+    Failed,
+    /// No outcome for ten minutes; it may still be confirmed.
+    Orphaned,
+    /// The chain shows something else than was agreed. Held for a human.
+    Mismatched,
+}
+
+words!(Status {
+    Reserved => "reserved",
+    SettlePending => "settle_pending",
+    FacilitatorAttested => "facilitator_attested",
+    ChainConfirmed => "chain_confirmed",
+    Released => "released",
+    Failed => "failed",
+    Orphaned => "orphaned",
+    Mismatched => "mismatched",
+});
+
+/// What happens to a settlement's pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatusEvent {
+    /// A released identity is taken again.
+    Reserve,
+    /// The pull is handed to whoever settles.
+    Settle,
+    /// The Transfer of this payer and authorization nonce stands in a block.
+    PullSeen,
+    /// That block has its confirmations.
+    Confirm,
+    /// The block with the Transfer is not canonical any more.
+    PullLost,
+    /// The window is closed at a finalized block, and the nonce is unused there.
+    Lapse,
+    /// The nonce is consumed at a finalized block, and no Transfer to us came of it.
+    Consumed,
+    /// Ten minutes without an outcome.
+    Overdue,
+    /// The Transfer disagrees with what was agreed.
+    Disagree,
+}
+
+words!(StatusEvent {
+    Reserve => "reserve",
+    Settle => "settle",
+    PullSeen => "pull_seen",
+    Confirm => "confirm",
+    PullLost => "pull_lost",
+    Lapse => "lapse",
+    Consumed => "consumed",
+    Overdue => "overdue",
+    Disagree => "disagree",
+});
+
+impl Status {
+    /// One step.
+    ///
+    /// # Errors
+    /// When the machine has no such step.
+    pub fn step(self, event: StatusEvent) -> Result<Self, IllegalStep> {
+        use Status::{
+            ChainConfirmed, FacilitatorAttested, Failed, Mismatched, Orphaned, Released, Reserved,
+            SettlePending,
+        };
+        match (self, event) {
+            (Released, StatusEvent::Reserve) => Ok(Reserved),
+            (Reserved, StatusEvent::Settle) => Ok(SettlePending),
+            (SettlePending | Orphaned | FacilitatorAttested, StatusEvent::PullSeen) => {
+                Ok(FacilitatorAttested)
+            }
+            (FacilitatorAttested, StatusEvent::Confirm) => Ok(ChainConfirmed),
+            (FacilitatorAttested | ChainConfirmed, StatusEvent::PullLost) => Ok(SettlePending),
+            (Reserved | SettlePending | Orphaned, StatusEvent::Lapse) => Ok(Released),
+            (Reserved | SettlePending | Orphaned, StatusEvent::Consumed) => Ok(Failed),
+            (SettlePending, StatusEvent::Overdue) => Ok(Orphaned),
+            (SettlePending | Orphaned | FacilitatorAttested, StatusEvent::Disagree) => {
+                Ok(Mismatched)
+            }
+            _ => Err(IllegalStep {
+                machine: "settlement",
+                state: self.to_string(),
+                event: event.to_string(),
+            }),
+        }
+    }
+
+    /// Whether the money is known to lie in the Splitter.
+    pub const fn is_paid(self) -> bool {
+        matches!(self, Self::FacilitatorAttested | Self::ChainConfirmed)
+    }
+
+    /// Whether this identity is free to be reserved again, and its request to be paid anew.
+    pub const fn is_void(self) -> bool {
+        matches!(self, Self::Released | Self::Failed)
+    }
+}
+
+/// How far the keeper is with a paid settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeeperState {
+    /// Nothing yet.
+    None,
+    /// A record is on its way.
+    Recording,
+    /// `SettlementRecorded` with this payment's identity was seen.
+    Recorded,
+    /// A split is on its way.
+    Splitting,
+    /// A `PaymentSplit` covers it.
+    Split,
+    /// Waits for a human.
+    Held,
+    /// The contract's records contradict the ledger.
+    Violation,
+}
+
+words!(KeeperState {
+    None => "none",
+    Recording => "recording",
+    Recorded => "recorded",
+    Splitting => "splitting",
+    Split => "split",
+    Held => "held",
+    Violation => "violation",
+});
+
+/// What happens to the keeper's progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeeperEvent {
+    /// A record is handed to the outbox.
+    Record,
+    /// The record was seen.
+    RecordSeen,
+    /// A split is handed to the outbox.
+    Split,
+    /// A split that covers the record was seen.
+    SplitSeen,
+    /// Something must be looked at first.
+    Hold,
+    /// The contract's records contradict the ledger.
+    Contradict,
+}
+
+words!(KeeperEvent {
+    Record => "record",
+    RecordSeen => "record_seen",
+    Split => "split",
+    SplitSeen => "split_seen",
+    Hold => "hold",
+    Contradict => "contradict",
+});
+
+impl KeeperState {
+    /// One step.
+    ///
+    /// # Errors
+    /// When the machine has no such step.
+    pub fn step(self, event: KeeperEvent) -> Result<Self, IllegalStep> {
+        use KeeperState::{Held, None, Recorded, Recording, Split, Splitting, Violation};
+        match (self, event) {
+            (None, KeeperEvent::Record) => Ok(Recording),
+            (Recording, KeeperEvent::RecordSeen) => Ok(Recorded),
+            (Recorded, KeeperEvent::Split) => Ok(Splitting),
+            // A split takes all that is recorded of its capability, ours or anybody's.
+            (Recorded | Splitting, KeeperEvent::SplitSeen) => Ok(Split),
+            (None | Recording, KeeperEvent::Hold) => Ok(Held),
+            (_, KeeperEvent::Contradict) => Ok(Violation),
+            _ => Err(IllegalStep {
+                machine: "keeper",
+                state: self.to_string(),
+                event: event.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table: everything that is not listed is refused.
+    #[test]
+    fn every_step_of_a_settlement() {
+        let allowed = [
+            "released reserve reserved",
+            "reserved settle settle_pending",
+            "settle_pending pull_seen facilitator_attested",
+            "orphaned pull_seen facilitator_attested",
+            "facilitator_attested pull_seen facilitator_attested",
+            "facilitator_attested confirm chain_confirmed",
+            "facilitator_attested pull_lost settle_pending",
+            "chain_confirmed pull_lost settle_pending",
+            "reserved lapse released",
+            "settle_pending lapse released",
+            "orphaned lapse released",
+            "reserved consumed failed",
+            "settle_pending consumed failed",
+            "orphaned consumed failed",
+            "settle_pending overdue orphaned",
+            "settle_pending disagree mismatched",
+            "orphaned disagree mismatched",
+            "facilitator_attested disagree mismatched",
+        ];
+        for status in Status::ALL {
+            for event in StatusEvent::ALL {
+                let expected =
+                    allowed.iter().find(|line| line.starts_with(&format!("{status} {event} ")));
+                let step = status.step(*event).ok().map(|to| format!("{status} {event} {to}"));
+                assert_eq!(step.as_deref(), expected.copied(), "{status} {event}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_step_of_the_keeper() {
+        let allowed = [
+            "none record recording",
+            "recording record_seen recorded",
+            "recorded split splitting",
+            "recorded split_seen split",
+            "splitting split_seen split",
+            "none hold held",
+            "recording hold held",
+        ];
+        for state in KeeperState::ALL {
+            for event in KeeperEvent::ALL {
+                let contradiction = format!("{state} contradict violation");
+                let expected = allowed
+                    .into_iter()
+                    .chain([contradiction.as_str()])
+                    .find(|line| line.starts_with(&format!("{state} {event} ")));
+                let step = state.step(*event).ok().map(|to| format!("{state} {event} {to}"));
+                assert_eq!(step.as_deref(), expected, "{state} {event}");
+            }
+        }
+    }
+
+    /// Once money may have left the payer, only evidence ends a settlement without it.
+    #[test]
+    fn nothing_paid_is_ever_released() {
+        for status in Status::ALL.iter().filter(|status| status.is_paid()) {
+            for event in [StatusEvent::Lapse, StatusEvent::Consumed, StatusEvent::Reserve] {
+                assert!(status.step(event).is_err(), "{status} {event}");
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The contracts on a local chain, deployed with the project's own forge scripts.
+
+use crate::{Anvil, Tools};
+use alloy::{
+    primitives::{Address, B256, Bytes, U256, address, b256},
+    sol,
+    sol_types::SolCall,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{ffi::OsStr, fs, path::Path, path::PathBuf};
+use tokio::process::Command;
+
+sol! {
+    function initialize(string name, address admin);
+    function mint(address to, uint256 amount);
+}
+
+/// Where USDC is on Base Sepolia; stock clients pay it with their defaults.
+pub const USDC_BASE_SEPOLIA: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
+
+/// `DOMAIN_SEPARATOR()` of that USDC.
+const USDC_DOMAIN_SEPARATOR: B256 =
+    b256!("0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818");
+
+/// Who is who at a Splitter.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles {
+    /// Receives the hub's share.
+    pub hub_treasury: Address,
+    /// Receives the reserve's share.
+    pub network_reserve: Address,
+    /// Usually submits registrations.
+    pub relayer: Address,
+    /// May replace the relayer.
+    pub relayer_admin: Address,
+    /// May record settlements: the keeper.
+    pub authorized_settler: Address,
+}
+
+/// A capability's registration as its provider signed it; the file that script/Register.s.sol
+/// reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Registration {
+    /// Chain of the Splitter.
+    pub chain_id: u64,
+    /// The Splitter.
+    pub splitter: Address,
+    /// keccak256 of "namespace:action".
+    pub capability_id: B256,
+    /// Who signed.
+    pub provider: Address,
+    /// Provider's share, basis points.
+    pub provider_bps: u16,
+    /// Hub's share, basis points.
+    pub hub_bps: u16,
+    /// Reserve's share, basis points.
+    pub reserve_bps: u16,
+    /// Registration nonce.
+    pub nonce: B256,
+    /// Last second at which the signature is accepted.
+    pub deadline: u64,
+    /// 65 bytes.
+    pub signature: Bytes,
+}
+
+/// A deployed toolkit: USDC double and Splitter.
+#[derive(Debug)]
+pub struct Contracts {
+    tools: Tools,
+    folder: PathBuf,
+    minter: Address,
+    /// The token.
+    pub usdc: Address,
+    /// The Splitter.
+    pub splitter: Address,
+}
+
+impl Contracts {
+    /// Lays the USDC double at its canonical address and runs script/Deploy.s.sol. Everything
+    /// written, the address book `84532.json` too, goes into `folder`, which must lie in
+    /// `target/`.
+    pub async fn deploy(
+        tools: &Tools,
+        anvil: &Anvil,
+        folder: &Path,
+        roles: &Roles,
+    ) -> eyre::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let minter = anvil.first_account().await?;
+        let artifact = tools.root().join("out/UsdcDouble.sol/UsdcDouble.json");
+        if !artifact.exists() {
+            let mut build = Command::new(tools.foundry("forge")?);
+            run(build.current_dir(tools.root()).arg("build")).await?;
+        }
+        let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
+        let code: Bytes = serde_json::from_value(artifact["deployedBytecode"]["object"].clone())?;
+        anvil.set_code(USDC_BASE_SEPOLIA, &code).await?;
+        let initialize = initializeCall { name: "USDC".to_owned(), admin: minter };
+        anvil.send(minter, USDC_BASE_SEPOLIA, &initialize.abi_encode().into()).await?;
+
+        let config = folder.join("deploy.json");
+        let json = json!({
+            "chainId": 84_532,
+            "usdc": USDC_BASE_SEPOLIA,
+            "usdcDomainSeparator": USDC_DOMAIN_SEPARATOR,
+            "hubTreasury": roles.hub_treasury,
+            "networkReserve": roles.network_reserve,
+            "relayer": roles.relayer,
+            "relayerAdmin": roles.relayer_admin,
+            "authorizedSettler": roles.authorized_settler,
+            "perTxCap": 1_000_000_000,
+            "allowEoaRoles": true,
+        });
+        fs::write(&config, serde_json::to_vec_pretty(&json)?)?;
+        let mut contracts = Self {
+            tools: tools.clone(),
+            folder: folder.to_owned(),
+            minter,
+            usdc: USDC_BASE_SEPOLIA,
+            splitter: Address::ZERO,
+        };
+        let environment = [
+            ("DEPLOY_CONFIG", config.as_os_str()),
+            ("DEPLOYMENTS_DIR", contracts.folder.as_os_str()),
+        ];
+        contracts.forge_script(anvil, "script/Deploy.s.sol", &environment).await?;
+        let book: Value = serde_json::from_slice(&fs::read(contracts.address_book())?)?;
+        contracts.splitter = serde_json::from_value(book["JecpSplitter"]["address"].clone())?;
+        Ok(contracts)
+    }
+
+    /// The address book that the deploy script wrote.
+    pub fn address_book(&self) -> PathBuf {
+        self.folder.join("84532.json")
+    }
+
+    /// Submits a signed registration with script/Register.s.sol.
+    pub async fn register(&self, anvil: &Anvil, registration: &Registration) -> eyre::Result<()> {
+        let file = self.folder.join(format!("registration-{}.json", registration.capability_id));
+        fs::write(&file, serde_json::to_vec_pretty(registration)?)?;
+        let environment = [("REGISTRATION", file.as_os_str())];
+        self.forge_script(anvil, "script/Register.s.sol", &environment).await
+    }
+
+    /// Mints micro-USDC.
+    pub async fn mint(&self, anvil: &Anvil, to: Address, micro: u64) -> eyre::Result<()> {
+        let mint = mintCall { to, amount: U256::from(micro) };
+        anvil.send(self.minter, self.usdc, &mint.abi_encode().into()).await
+    }
+
+    async fn forge_script(
+        &self,
+        anvil: &Anvil,
+        script: &str,
+        environment: &[(&str, &OsStr)],
+    ) -> eyre::Result<()> {
+        let mut command = Command::new(self.tools.foundry("forge")?);
+        command
+            .current_dir(self.tools.root())
+            .args(["script", script, "--broadcast", "--unlocked", "--slow", "--rpc-url"])
+            .arg(anvil.url())
+            .args(["--sender", &self.minter.to_string()])
+            // Runs side by side must not write the same files.
+            .env("FOUNDRY_BROADCAST", self.folder.join("broadcast"))
+            .env("FOUNDRY_CACHE_PATH", self.folder.join("cache"))
+            .envs(environment.iter().copied());
+        run(&mut command).await
+    }
+}
+
+/// Runs a command to its end; a failure carries what it wrote.
+async fn run(command: &mut Command) -> eyre::Result<()> {
+    let output = command.output().await?;
+    if !output.status.success() {
+        eyre::bail!(
+            "{:?} failed:\n{}{}",
+            command.as_std(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}

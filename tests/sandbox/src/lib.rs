@@ -1,0 +1,23 @@
+//! Everything around the keeper that a demo or a test needs, on this machine alone: a local Base
+//! ([`Anvil`]), the contracts on it ([`Contracts`]), a double of AWS KMS ([`KmsDouble`]), a
+//! throwaway PostgreSQL ([`Postgres`]) and a provider to sell something ([`SampleProvider`]).
+//!
+//! The real thing runs wherever it can be had. Two doubles exist because theirs cannot: KMS and
+//! Circle's USDC; both are as strict as what they stand for.
+//!
+//! Whatever is started here ends with the process that started it, even if that is killed.
+
+mod anvil;
+mod contracts;
+mod guard;
+mod kms;
+mod postgres;
+mod provider;
+mod tools;
+
+pub use anvil::{Anvil, AnvilOptions};
+pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
+pub use kms::{KmsCredentials, KmsDouble};
+pub use postgres::Postgres;
+pub use provider::SampleProvider;
+pub use tools::Tools;
