@@ -1,5 +1,9 @@
 //! x402-keeper: makes an x402 payment final, exactly once, and can prove it.
+pub mod chain;
 pub mod eip3009;
+pub mod facilitator;
+pub mod ledger;
 pub mod lifecycle;
+pub mod signer;
 pub mod splitter;
 pub mod x402;

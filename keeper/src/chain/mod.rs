@@ -1,0 +1,44 @@
+//! The chain as the keeper reads it and sends to it: JSON-RPC endpoints with failover, heads,
+//! receipts, logs, fees, and what a node's answer to a transaction means.
+
+mod client;
+mod heads;
+mod send;
+mod types;
+
+pub use client::Chain;
+pub use heads::{Heads, SeenHead};
+pub use send::{SendClass, classify_send_error};
+pub use types::{BlockTag, Fees, Head, Receipt, Transaction};
+
+/// Why the chain could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChainError {
+    /// No endpoint gave a usable answer.
+    #[error("no RPC endpoint answered {method}: {reason}")]
+    Unavailable {
+        /// What was asked.
+        method: &'static str,
+        /// What the last endpoint said.
+        reason: String,
+    },
+    /// The call was executed and reverted.
+    #[error("the call reverted: {reason}")]
+    Reverted {
+        /// The node's words.
+        reason: String,
+        /// Revert data, empty when the node gave none.
+        data: alloy::primitives::Bytes,
+    },
+    /// An answer is not of the form that it must have.
+    #[error("{method} answered with something else than expected: {reason}")]
+    Malformed {
+        /// What was asked.
+        method: &'static str,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+}
+
+/// Result of a read.
+pub type Result<T, E = ChainError> = std::result::Result<T, E>;

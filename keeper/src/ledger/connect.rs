@@ -1,0 +1,167 @@
+//! Opening the ledger.
+
+use super::{LedgerError, Result, Tx};
+use sqlx::{
+    PgPool, Row, SqlitePool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
+
+/// Schema of every table on PostgreSQL.
+const SCHEMA: &str = "jecp";
+/// How long a caller waits for a connection before the database counts as unavailable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a writer waits for another on SQLite.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections per process.
+const MAX_CONNECTIONS: u32 = 16;
+
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The open ledger. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pool: Pool,
+}
+
+#[derive(Debug, Clone)]
+enum Pool {
+    Postgres(PgPool),
+    Sqlite {
+        /// One connection: SQLite has one writer at a time anyway.
+        writer: SqlitePool,
+        readers: SqlitePool,
+        /// Held as long as the ledger is open: one daemon per file.
+        _lock: Option<Arc<File>>,
+    },
+}
+
+impl Ledger {
+    /// Opens the ledger at `postgres://…` or `sqlite:path` for a daemon and brings its schema up to
+    /// date.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, belongs to another daemon (SQLite), is not durable, or
+    /// carries a schema of a newer release.
+    pub async fn open(url: &str) -> Result<Self> {
+        Self::connect(url, true).await
+    }
+
+    /// Opens the ledger beside a running daemon, to read it.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`]; nothing is migrated.
+    pub async fn open_beside(url: &str) -> Result<Self> {
+        Self::connect(url, false).await
+    }
+
+    async fn connect(url: &str, as_daemon: bool) -> Result<Self> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Self::connect_postgres(url, as_daemon).await,
+            Some("sqlite") => Self::connect_sqlite(url, as_daemon).await,
+            _ => Err(LedgerError::Url("must begin with \"postgres://\" or \"sqlite:\"".to_owned())),
+        }
+    }
+
+    async fn connect_postgres(url: &str, as_daemon: bool) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| LedgerError::Url(error.to_string()))?
+            .options([
+                ("search_path", SCHEMA),
+                // A paused process must not hold a lock for long.
+                ("idle_in_transaction_session_timeout", "3s"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        let durable: String =
+            sqlx::query("SHOW synchronous_commit").fetch_one(&pool).await?.try_get(0)?;
+        if durable == "off" {
+            return Err(LedgerError::NotDurable("synchronous_commit is off".to_owned()));
+        }
+        if as_daemon {
+            // Two daemons may start at once; the migrator locks, CREATE SCHEMA does not.
+            let created = sqlx::query("CREATE SCHEMA IF NOT EXISTS jecp").execute(&pool).await;
+            if let Err(error) = created
+                && !error.as_database_error().is_some_and(|error| error.is_unique_violation())
+            {
+                return Err(error.into());
+            }
+            POSTGRES.run(&pool).await?;
+        }
+        Ok(Self { pool: Pool::Postgres(pool) })
+    }
+
+    async fn connect_sqlite(url: &str, as_daemon: bool) -> Result<Self> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|error| LedgerError::Url(error.to_string()))?
+            .create_if_missing(as_daemon)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            // Else REPLACE walks past the triggers that forbid DELETE.
+            .pragma("recursive_triggers", "ON");
+        let lock = if as_daemon { Some(Arc::new(lock(options.get_filename())?)) } else { None };
+        let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
+        let writer = pool.clone().max_connections(1).connect_with(options.clone()).await?;
+        if as_daemon {
+            SQLITE.run(&writer).await?;
+        }
+        let readers =
+            pool.max_connections(MAX_CONNECTIONS).connect_with(options.read_only(true)).await?;
+        let durable: i64 =
+            sqlx::query("PRAGMA synchronous").fetch_one(&writer).await?.try_get(0)?;
+        if durable < 2 {
+            return Err(LedgerError::NotDurable("SQLite's synchronous is below FULL".to_owned()));
+        }
+        Ok(Self { pool: Pool::Sqlite { writer, readers, _lock: lock } })
+    }
+
+    /// Begins to write. On SQLite writers queue here.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(match &self.pool {
+            Pool::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Pool::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+        })
+    }
+
+    /// Begins to read: one snapshot on SQLite, each statement the latest commit on PostgreSQL.
+    pub async fn read(&self) -> Result<Tx> {
+        Ok(match &self.pool {
+            Pool::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Pool::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
+        })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        match &self.pool {
+            Pool::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(drop)?,
+            Pool::Sqlite { readers, .. } => {
+                sqlx::query("SELECT 1").execute(readers).await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the lock file beside a SQLite database. The operating system frees it when the process
+/// ends, however it ends.
+fn lock(database: &Path) -> Result<File> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let file = File::create(&path).map_err(sqlx::Error::Io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(LedgerError::InUse(database.display().to_string()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(sqlx::Error::Io(error).into()),
+    }
+}

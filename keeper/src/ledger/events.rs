@@ -1,0 +1,108 @@
+//! The event log of a settlement, hash-chained.
+
+use super::{
+    LedgerError, Result, Tx,
+    columns::{bigint, hash, hex, now},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::lifecycle::event_hash;
+use alloy::primitives::B256;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// One event as stored.
+#[derive(Debug, Clone, Serialize)]
+pub struct TraceEvent {
+    /// Position within the settlement.
+    pub n: u64,
+    /// What happened: machine and event, "status.pull_seen".
+    pub kind: String,
+    /// State of that machine afterwards.
+    pub state: String,
+    /// The exact JSON bytes that were hashed.
+    pub body: String,
+    /// Hash of the event before; the trace id for the first.
+    pub prev_hash: B256,
+    /// Hash of this event.
+    pub hash: B256,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    n: i64,
+    kind: String,
+    state: String,
+    body: String,
+    prev_hash: String,
+    hash: String,
+}
+
+impl TryFrom<Row> for TraceEvent {
+    type Error = LedgerError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            n: super::columns::unsigned("settlement_events.n", row.n)?,
+            kind: row.kind,
+            state: row.state,
+            body: row.body,
+            prev_hash: hash("settlement_events.prev_hash", &row.prev_hash)?,
+            hash: hash("settlement_events.hash", &row.hash)?,
+        })
+    }
+}
+
+impl TraceEvent {
+    /// The hash that this event must have.
+    pub fn expected_hash(&self) -> Option<B256> {
+        let n = u32::try_from(self.n).ok()?;
+        Some(event_hash(self.prev_hash, n, &self.state, &self.kind, self.body.as_bytes()))
+    }
+}
+
+impl Tx {
+    /// Appends an event to a settlement's log. `body` is written in JCS form, so that its hash can
+    /// be recomputed from its meaning.
+    pub(super) async fn append_event<B: Serialize>(
+        &mut self,
+        settlement: Uuid,
+        trace_id: B256,
+        kind: &str,
+        state: &str,
+        body: &B,
+    ) -> Result<()> {
+        #[derive(sqlx::FromRow)]
+        struct Last {
+            n: i64,
+            hash: String,
+        }
+        const LAST: &str = "SELECT n, hash FROM settlement_events
+            WHERE settlement_id = $1 ORDER BY n DESC LIMIT 1";
+        const INSERT: &str = "INSERT INTO settlement_events
+            (settlement_id, n, kind, state, body, prev_hash, hash, at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+        let id = settlement.to_string();
+        let (n, previous) = match fetch_optional!(self, Last, LAST, &id)? {
+            Some(last) => (last.n.saturating_add(1), hash("settlement_events.hash", &last.hash)?),
+            None => (0, trace_id),
+        };
+        let body = String::from_utf8(serde_json_canonicalizer::to_vec(body)?).map_err(|_| {
+            LedgerError::OutOfRange { what: "event body", value: "not UTF-8".to_owned() }
+        })?;
+        let number = u32::try_from(n)
+            .map_err(|_| LedgerError::OutOfRange { what: "event number", value: n.to_string() })?;
+        let hash = event_hash(previous, number, state, kind, body.as_bytes());
+        let n = bigint("event number", n)?;
+        execute!(self, INSERT, &id, n, kind, state, &body, hex(previous), hex(hash), now())?;
+        Ok(())
+    }
+
+    /// The events of a settlement, in order.
+    pub async fn events(&mut self, settlement: Uuid) -> Result<Vec<TraceEvent>> {
+        const SELECT: &str = "SELECT n, kind, state, body, prev_hash, hash FROM settlement_events
+            WHERE settlement_id = $1 ORDER BY n";
+        let rows = fetch_all!(self, Row, SELECT, settlement.to_string())?;
+        rows.into_iter().map(TraceEvent::try_from).collect()
+    }
+}

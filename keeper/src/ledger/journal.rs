@@ -1,0 +1,282 @@
+//! The journal: double entry over what the chain says, one journal per log.
+
+use super::{
+    LedgerError, LogRef, Result, Tx,
+    columns::{bigint, hex, now, unsigned},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::{lifecycle::words, x402::MicroUsdc};
+use alloy::primitives::{Address, B256};
+use std::fmt;
+use uuid::Uuid;
+
+/// Debit or credit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Debit.
+    Debit,
+    /// Credit.
+    Credit,
+}
+
+words!(Side {
+    Debit => "debit",
+    Credit => "credit",
+});
+
+/// What kind of log a journal books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JournalKind {
+    /// An authorization was pulled for a settlement.
+    Pull,
+    /// USDC came in that no settlement asked for.
+    UnattributedInflow,
+    /// A settlement was recorded.
+    Record,
+    /// A record without a settlement of ours.
+    UnattributedRecord,
+    /// A capability was split.
+    Split,
+    /// A provider's share went to escrow.
+    Escrow,
+    /// A provider took it out.
+    Withdrawal,
+    /// USDC left the Splitter.
+    Payout,
+}
+
+words!(JournalKind {
+    Pull => "pull",
+    UnattributedInflow => "unattributed_inflow",
+    Record => "record",
+    UnattributedRecord => "unattributed_record",
+    Split => "split",
+    Escrow => "escrow",
+    Withdrawal => "withdrawal",
+    Payout => "payout",
+});
+
+/// An account of one Splitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccountCode {
+    /// USDC that the Splitter holds.
+    Splitter,
+    /// Pulled for a capability, not recorded yet.
+    Clearing(B256),
+    /// Recorded for a capability, not split yet.
+    Accounted(B256),
+    /// Split to an address, about to leave.
+    Payable(Address),
+    /// Escrowed for a provider.
+    Escrow(Address),
+    /// Came in unasked; belongs to nobody we know.
+    Suspense,
+}
+
+impl AccountCode {
+    /// The side on which it grows.
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Splitter => Side::Debit,
+            _ => Side::Credit,
+        }
+    }
+
+    /// Whether it may never be overdrawn. Suspense may: a record of something that never came in
+    /// is exactly what it must show.
+    const fn floor_zero(self) -> bool {
+        !matches!(self, Self::Suspense)
+    }
+}
+
+impl fmt::Display for AccountCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Splitter => f.write_str("asset:splitter"),
+            Self::Clearing(capability) => write!(f, "clearing:{}", hex(capability)),
+            Self::Accounted(capability) => write!(f, "accounted:{}", hex(capability)),
+            Self::Payable(account) => write!(f, "payable:{}", hex(account)),
+            Self::Escrow(provider) => write!(f, "escrow:{}", hex(provider)),
+            Self::Suspense => f.write_str("suspense:unattributed"),
+        }
+    }
+}
+
+/// One line of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posting {
+    /// Which account.
+    pub account: AccountCode,
+    /// Which side.
+    pub side: Side,
+    /// How much, above zero.
+    pub amount: MicroUsdc,
+}
+
+impl Posting {
+    /// A debit.
+    pub const fn debit(account: AccountCode, amount: MicroUsdc) -> Self {
+        Self { account, side: Side::Debit, amount }
+    }
+
+    /// A credit.
+    pub const fn credit(account: AccountCode, amount: MicroUsdc) -> Self {
+        Self { account, side: Side::Credit, amount }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Id {
+    id: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Count {
+    number: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Balance {
+    code: String,
+    side: String,
+    debits_micro: i64,
+    credits_micro: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Booked {
+    tx_hash: Option<String>,
+    log_index: Option<i64>,
+}
+
+impl Tx {
+    /// Books one log. The database refuses a journal that does not balance, an account below zero,
+    /// and a second journal for the same log.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`] with the constraint that refused.
+    pub async fn post(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        kind: JournalKind,
+        settlement: Option<Uuid>,
+        evidence: &LogRef,
+        postings: &[Posting],
+    ) -> Result<()> {
+        const POSTING: &str = "INSERT INTO postings
+            (journal_id, line, account_id, side, amount_micro) VALUES ($1, $2, $3, $4, $5)";
+        const JOURNAL: &str = "INSERT INTO journals
+            (id, chain_id, splitter, kind, settlement_id, tx_hash, log_index, block_number,
+             block_hash, generation, at)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, count(reversal.id), $10
+            FROM journals original JOIN journals reversal ON reversal.reverses = original.id
+            WHERE original.chain_id = $2 AND original.tx_hash = $6 AND original.log_index = $7";
+        let id = Uuid::new_v4().to_string();
+        let chain = bigint("chain id", chain_id)?;
+        let lines = postings.iter().filter(|posting| posting.amount != MicroUsdc::ZERO);
+        for (line, posting) in lines.enumerate() {
+            let account = self.account(chain, splitter, posting.account).await?;
+            let line = bigint("journal line", line)?;
+            let amount = posting.amount.column();
+            execute!(self, POSTING, &id, line, account, posting.side.as_str(), amount)?;
+        }
+        // The journal closes over its postings: its triggers check that they balance.
+        execute!(
+            self,
+            JOURNAL,
+            &id,
+            chain,
+            hex(splitter),
+            kind.as_str(),
+            settlement.map(|id| id.to_string()),
+            hex(evidence.tx_hash),
+            bigint("log index", evidence.log_index)?,
+            bigint("block number", evidence.block_number)?,
+            hex(evidence.block_hash),
+            now(),
+        )?;
+        Ok(())
+    }
+
+    async fn account(&mut self, chain: i64, splitter: Address, code: AccountCode) -> Result<i64> {
+        const SELECT: &str =
+            "SELECT id FROM accounts WHERE chain_id = $1 AND splitter = $2 AND code = $3";
+        const INSERT: &str = "INSERT INTO accounts (chain_id, splitter, code, side, floor_zero)
+            VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        let at = hex(splitter);
+        let text = code.to_string();
+        if let Some(row) = fetch_optional!(self, Id, SELECT, chain, &at, &text)? {
+            return Ok(row.id);
+        }
+        execute!(self, INSERT, chain, &at, &text, code.side().as_str(), code.floor_zero())?;
+        fetch_optional!(self, Id, SELECT, chain, &at, &text)?
+            .map(|row| row.id)
+            .ok_or_else(|| LedgerError::Conflict(format!("account {text}")))
+    }
+
+    /// Which logs from a block on are booked: transaction and log index.
+    pub async fn booked_since(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        from: u64,
+    ) -> Result<Vec<(B256, u64)>> {
+        const SELECT: &str = "SELECT tx_hash, log_index FROM journals j
+            WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3
+            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
+        let chain = bigint("chain id", chain_id)?;
+        let from = bigint("block number", from)?;
+        let rows = fetch_all!(self, Booked, SELECT, chain, hex(splitter), from)?;
+        rows.into_iter()
+            .filter_map(|row| Some((row.tx_hash?, row.log_index?)))
+            .map(|(tx_hash, index)| {
+                Ok((
+                    super::columns::hash("journals.tx_hash", &tx_hash)?,
+                    unsigned("journals.log_index", index)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// The last block of which something is booked.
+    pub async fn last_booked_block(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Option<u64>> {
+        const SELECT: &str = "SELECT coalesce(max(block_number), -1) AS number FROM journals
+            WHERE chain_id = $1 AND splitter = $2";
+        let chain = bigint("chain id", chain_id)?;
+        let row = fetch_optional!(self, Count, SELECT, chain, hex(splitter))?;
+        Ok(row.and_then(|row| u64::try_from(row.number).ok()))
+    }
+
+    /// Every account of a Splitter with its balance on its own side. Negative only for an
+    /// overdrawn suspense account.
+    pub async fn balances(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Vec<(String, i64)>> {
+        const SELECT: &str = "SELECT code, side, debits_micro, credits_micro FROM accounts
+            WHERE chain_id = $1 AND splitter = $2 ORDER BY code";
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, Balance, SELECT, chain, hex(splitter))?;
+        rows.into_iter()
+            .map(|row| {
+                let (plus, minus) = if row.side == Side::Debit.as_str() {
+                    (row.debits_micro, row.credits_micro)
+                } else {
+                    (row.credits_micro, row.debits_micro)
+                };
+                let balance = plus.checked_sub(minus).ok_or_else(|| LedgerError::Corrupt {
+                    column: "accounts",
+                    value: row.code.clone(),
+                    expected: "balance in range",
+                })?;
+                Ok((row.code, balance))
+            })
+            .collect()
+    }
+}

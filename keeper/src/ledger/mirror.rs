@@ -1,0 +1,456 @@
+//! The mirror of the chain's logs. Near the head a window of it is replaced as a whole, in one SQL
+//! transaction, so that it always shows one chain.
+
+use super::{
+    LedgerError, Result, Tx,
+    columns::{address, bigint, hash, hex, money, now, unsigned},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::{splitter::SplitterEvent, x402::MicroUsdc};
+use alloy::primitives::{Address, B256, U256};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Where a log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct LogRef {
+    /// Transaction.
+    pub tx_hash: B256,
+    /// Position in the block.
+    pub log_index: u64,
+    /// Block.
+    pub block_number: u64,
+    /// Its hash.
+    pub block_hash: B256,
+}
+
+impl LogRef {
+    /// Order on the chain.
+    pub const fn position(&self) -> (u64, u64) {
+        (self.block_number, self.log_index)
+    }
+}
+
+/// USDC that came into a Splitter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pull {
+    /// Its Transfer.
+    pub at: LogRef,
+    /// Time of the block, seconds.
+    pub block_timestamp: u64,
+    /// Sender.
+    pub payer: Address,
+    /// The authorization that moved it, if one did.
+    pub nonce: Option<B256>,
+    /// How much.
+    pub amount: MicroUsdc,
+    /// The settlement that it pays, if any.
+    pub settlement: Option<Uuid>,
+}
+
+/// USDC that went out of a Splitter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payout {
+    /// Its Transfer.
+    pub at: LogRef,
+    /// Time of the block, seconds.
+    pub block_timestamp: u64,
+    /// Receiver.
+    pub recipient: Address,
+    /// How much.
+    pub amount: MicroUsdc,
+}
+
+/// An event of a Splitter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitterLog {
+    /// Where.
+    pub at: LogRef,
+    /// Time of the block, seconds.
+    pub block_timestamp: u64,
+    /// What.
+    pub event: SplitterEvent,
+    /// Authorization nonce of the identity that our settler appended to a record.
+    pub nonce: Option<B256>,
+}
+
+/// Everything that a range of blocks holds of one Splitter.
+#[derive(Debug, Clone, Default)]
+pub struct MirrorWindow {
+    /// First block.
+    pub from: u64,
+    /// Last block.
+    pub to: u64,
+    /// Hash of the last block.
+    pub head_hash: B256,
+    /// What came in.
+    pub pulls: Vec<Pull>,
+    /// What went out.
+    pub payouts: Vec<Payout>,
+    /// What the Splitter said.
+    pub logs: Vec<SplitterLog>,
+}
+
+#[derive(sqlx::FromRow)]
+struct PullRow {
+    tx_hash: String,
+    log_index: i64,
+    block_number: i64,
+    block_hash: String,
+    block_timestamp: i64,
+    payer: String,
+    eip3009_nonce: Option<String>,
+    amount_micro: i64,
+    settlement_id: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct PayoutRow {
+    tx_hash: String,
+    log_index: i64,
+    block_number: i64,
+    block_hash: String,
+    block_timestamp: i64,
+    recipient: String,
+    amount_micro: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct LogRow {
+    tx_hash: String,
+    log_index: i64,
+    block_number: i64,
+    block_hash: String,
+    block_timestamp: i64,
+    event_name: String,
+    splitter_capability_id: Option<String>,
+    account: Option<String>,
+    eip3009_nonce: Option<String>,
+    amount: Option<i64>,
+    provider_amount: Option<i64>,
+    hub_amount: Option<i64>,
+    reserve_amount: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Cursor {
+    next_block: i64,
+}
+
+fn log_ref(tx_hash: &str, log_index: i64, number: i64, block_hash: &str) -> Result<LogRef> {
+    Ok(LogRef {
+        tx_hash: hash("mirror.tx_hash", tx_hash)?,
+        log_index: unsigned("mirror.log_index", log_index)?,
+        block_number: unsigned("mirror.block_number", number)?,
+        block_hash: hash("mirror.block_hash", block_hash)?,
+    })
+}
+
+/// Amounts of events are `uint256` on chain; what does not fit cannot be USDC.
+fn amount(value: U256) -> Result<i64> {
+    MicroUsdc::try_from(value)
+        .map(MicroUsdc::column)
+        .map_err(|_| LedgerError::OutOfRange { what: "event amount", value: value.to_string() })
+}
+
+impl Tx {
+    /// The first block that the mirror of a Splitter does not hold yet.
+    pub async fn mirror_cursor(&mut self, chain_id: u64, splitter: Address) -> Result<Option<u64>> {
+        const SELECT: &str = "SELECT next_block FROM cursors WHERE chain_id = $1 AND splitter = $2";
+        let chain = bigint("chain id", chain_id)?;
+        fetch_optional!(self, Cursor, SELECT, chain, hex(splitter))?
+            .map(|row| unsigned("cursors.next_block", row.next_block))
+            .transpose()
+    }
+
+    /// Replaces what the mirror holds of a range of blocks and moves the cursor behind it.
+    pub async fn replace_window(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        asset: Address,
+        window: &MirrorWindow,
+    ) -> Result<()> {
+        const DELETES: [&str; 3] = [
+            "DELETE FROM x402_pull_events WHERE chain_id = $1 AND splitter = $2
+                AND block_number BETWEEN $3 AND $4",
+            "DELETE FROM payout_events WHERE chain_id = $1 AND splitter = $2
+                AND block_number BETWEEN $3 AND $4",
+            "DELETE FROM splitter_events WHERE chain_id = $1 AND splitter = $2
+                AND block_number BETWEEN $3 AND $4",
+        ];
+        const CURSOR: &str = "INSERT INTO cursors
+            (chain_id, splitter, next_block, head_hash, updated_at) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (chain_id, splitter) DO UPDATE SET next_block = excluded.next_block,
+            head_hash = excluded.head_hash, updated_at = excluded.updated_at";
+        let chain = bigint("chain id", chain_id)?;
+        let at = hex(splitter);
+        let from = bigint("block number", window.from)?;
+        let to = bigint("block number", window.to)?;
+        for delete in DELETES {
+            execute!(self, delete, chain, &at, from, to)?;
+        }
+        for pull in &window.pulls {
+            self.insert_pull(chain, &at, &hex(asset), pull).await?;
+        }
+        for payout in &window.payouts {
+            self.insert_payout(chain, &at, &hex(asset), payout).await?;
+        }
+        for log in &window.logs {
+            self.insert_log(chain, &at, log).await?;
+        }
+        let next = bigint("block number", window.to.saturating_add(1))?;
+        execute!(self, CURSOR, chain, &at, next, hex(window.head_hash), now())?;
+        Ok(())
+    }
+
+    async fn insert_pull(
+        &mut self,
+        chain: i64,
+        splitter: &str,
+        asset: &str,
+        pull: &Pull,
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO x402_pull_events
+            (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
+             asset, payer, eip3009_nonce, amount_micro, settlement_id)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+        execute!(
+            self,
+            INSERT,
+            chain,
+            hex(pull.at.tx_hash),
+            bigint("log index", pull.at.log_index)?,
+            bigint("block number", pull.at.block_number)?,
+            hex(pull.at.block_hash),
+            bigint("block timestamp", pull.block_timestamp)?,
+            splitter,
+            asset,
+            hex(pull.payer),
+            pull.nonce.map(hex),
+            pull.amount.column(),
+            pull.settlement.map(|id| id.to_string()),
+        )?;
+        Ok(())
+    }
+
+    async fn insert_payout(
+        &mut self,
+        chain: i64,
+        splitter: &str,
+        asset: &str,
+        payout: &Payout,
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO payout_events
+            (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
+             asset, recipient, amount_micro)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        execute!(
+            self,
+            INSERT,
+            chain,
+            hex(payout.at.tx_hash),
+            bigint("log index", payout.at.log_index)?,
+            bigint("block number", payout.at.block_number)?,
+            hex(payout.at.block_hash),
+            bigint("block timestamp", payout.block_timestamp)?,
+            splitter,
+            asset,
+            hex(payout.recipient),
+            payout.amount.column(),
+        )?;
+        Ok(())
+    }
+
+    async fn insert_log(&mut self, chain: i64, splitter: &str, log: &SplitterLog) -> Result<()> {
+        const INSERT: &str = "INSERT INTO splitter_events
+            (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
+             event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
+             hub_amount, reserve_amount)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+        let (capability, account, total, shares) = match log.event {
+            SplitterEvent::SettlementRecorded { capability_id, amount, payer } => {
+                (Some(capability_id), payer, amount, None)
+            }
+            SplitterEvent::PaymentSplit {
+                capability_id,
+                payer,
+                amount,
+                provider_amount,
+                hub_amount,
+                reserve_amount,
+            } => (
+                Some(capability_id),
+                payer,
+                amount,
+                Some((provider_amount, hub_amount, reserve_amount)),
+            ),
+            SplitterEvent::ProviderEscrowed { provider, amount }
+            | SplitterEvent::ProviderWithdrew { provider, amount } => {
+                (None, provider, amount, None)
+            }
+        };
+        let share = |pick: fn((U256, U256, U256)) -> U256| {
+            shares.map(|shares| amount(pick(shares))).transpose()
+        };
+        execute!(
+            self,
+            INSERT,
+            chain,
+            hex(log.at.tx_hash),
+            bigint("log index", log.at.log_index)?,
+            bigint("block number", log.at.block_number)?,
+            hex(log.at.block_hash),
+            bigint("block timestamp", log.block_timestamp)?,
+            splitter,
+            log.event.name(),
+            capability.map(hex),
+            hex(account),
+            log.nonce.map(hex),
+            amount(total)?,
+            share(|shares| shares.0)?,
+            share(|shares| shares.1)?,
+            share(|shares| shares.2)?,
+        )?;
+        Ok(())
+    }
+
+    /// What came in, in a range of blocks, in chain order.
+    pub async fn pulls(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<Pull>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            payer, eip3009_nonce, amount_micro, settlement_id FROM x402_pull_events
+            WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
+            ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let rows = fetch_all!(self, PullRow, SELECT, chain, hex(splitter), from, to)?;
+        rows.into_iter()
+            .map(|row| {
+                let nonce = row.eip3009_nonce.as_deref();
+                let settlement = row.settlement_id.as_deref();
+                Ok(Pull {
+                    at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
+                    block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
+                    payer: address("x402_pull_events.payer", &row.payer)?,
+                    nonce: nonce
+                        .map(|nonce| hash("x402_pull_events.eip3009_nonce", nonce))
+                        .transpose()?,
+                    amount: money("x402_pull_events.amount_micro", row.amount_micro)?,
+                    settlement: settlement
+                        .map(|id| super::columns::uuid("x402_pull_events.settlement_id", id))
+                        .transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// What went out, in a range of blocks, in chain order.
+    pub async fn payouts(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<Payout>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            recipient, amount_micro FROM payout_events
+            WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
+            ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let rows = fetch_all!(self, PayoutRow, SELECT, chain, hex(splitter), from, to)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Payout {
+                    at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
+                    block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
+                    recipient: address("payout_events.recipient", &row.recipient)?,
+                    amount: money("payout_events.amount_micro", row.amount_micro)?,
+                })
+            })
+            .collect()
+    }
+
+    /// What a Splitter said, in a range of blocks, in chain order.
+    pub async fn splitter_logs(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<SplitterLog>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
+            hub_amount, reserve_amount FROM splitter_events
+            WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
+            ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), from, to)?;
+        rows.into_iter().map(SplitterLog::try_from).collect()
+    }
+}
+
+impl TryFrom<LogRow> for SplitterLog {
+    type Error = LedgerError;
+
+    fn try_from(row: LogRow) -> Result<Self> {
+        let missing = |column| LedgerError::Corrupt {
+            column,
+            value: "NULL".to_owned(),
+            expected: "value of this event",
+        };
+        let number = |column: &'static str, value: Option<i64>| {
+            let value = value.ok_or_else(|| missing(column))?;
+            Ok::<_, LedgerError>(U256::from(unsigned(column, value)?))
+        };
+        let capability = row.splitter_capability_id.as_deref();
+        let capability_id = || {
+            let column = "splitter_events.splitter_capability_id";
+            hash(column, capability.ok_or_else(|| missing(column))?)
+        };
+        let account = row.account.as_deref().ok_or_else(|| missing("splitter_events.account"))?;
+        let account = address("splitter_events.account", account)?;
+        let amount = number("splitter_events.amount", row.amount)?;
+        let event = match row.event_name.as_str() {
+            "SettlementRecorded" => SplitterEvent::SettlementRecorded {
+                capability_id: capability_id()?,
+                amount,
+                payer: account,
+            },
+            "PaymentSplit" => SplitterEvent::PaymentSplit {
+                capability_id: capability_id()?,
+                payer: account,
+                amount,
+                provider_amount: number("splitter_events.provider_amount", row.provider_amount)?,
+                hub_amount: number("splitter_events.hub_amount", row.hub_amount)?,
+                reserve_amount: number("splitter_events.reserve_amount", row.reserve_amount)?,
+            },
+            "ProviderEscrowed" => SplitterEvent::ProviderEscrowed { provider: account, amount },
+            "ProviderWithdrew" => SplitterEvent::ProviderWithdrew { provider: account, amount },
+            _ => {
+                return Err(LedgerError::Corrupt {
+                    column: "splitter_events.event_name",
+                    value: row.event_name,
+                    expected: "event of the Splitter",
+                });
+            }
+        };
+        Ok(Self {
+            at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
+            block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
+            event,
+            nonce: row
+                .eip3009_nonce
+                .as_deref()
+                .map(|nonce| hash("splitter_events.eip3009_nonce", nonce))
+                .transpose()?,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! The ledger: settlements, their events, the outbox, the mirror of the chain's logs and the
+//! journal, in PostgreSQL or SQLite.
+//!
+//! One logical schema, two DDL files per migration (`migrations/`), shared query text in the
+//! common subset; what differs (leases, connecting) stands in one place each. Every change happens
+//! in a [`Tx`] that the caller opens and commits; none may be open across an RPC or KMS call. A
+//! state moves by compare-and-set: a writer that lost a race gets [`LedgerError::Conflict`] and
+//! starts over from what it reads then.
+
+mod columns;
+mod connect;
+mod deliveries;
+mod events;
+mod journal;
+mod mirror;
+mod outbox;
+mod query;
+mod settlements;
+mod totals;
+
+pub use connect::Ledger;
+pub use deliveries::DeliveryRecord;
+pub use events::TraceEvent;
+pub use journal::{AccountCode, JournalKind, Posting, Side};
+pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog};
+pub use outbox::{
+    Envelope, Intent, IntentKind, IntentState, Lease, MinedCost, NewIntent, Outgoing, SignerRole,
+    Unsigned,
+};
+pub use query::Tx;
+pub use settlements::{
+    KeeperEvidence, NewSettlement, Reservation, Settlement, SettlementQuery, Shares,
+};
+pub use totals::{LedgerTotals, SplitterRecord};
+
+use crate::lifecycle::IllegalStep;
+
+/// Why the ledger could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The database did not answer, or refused.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("database migration: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The URL names no database that the keeper can use.
+    #[error("database url: {0}")]
+    Url(String),
+    /// The database may lose what it has confirmed.
+    #[error("{0}: committed payments could be lost; switch it on")]
+    NotDurable(String),
+    /// Another keeper has this SQLite file open.
+    #[error("{0} is in use by another keeper; end that one first, or use PostgreSQL for two")]
+    InUse(String),
+    /// A stored value is not what the schema promises.
+    #[error("{column} holds {value:?}, which is not a {expected}: the ledger was tampered with")]
+    Corrupt {
+        /// Which column.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// Somebody else moved the row in between; read again.
+    #[error("{0} was changed by somebody else in between")]
+    Conflict(String),
+    /// This process does not hold the lease any more.
+    #[error("the lease {0} is lost")]
+    LeaseLost(String),
+    /// A number does not fit its column.
+    #[error("{what} does not fit the ledger: {value}")]
+    OutOfRange {
+        /// What it is.
+        what: &'static str,
+        /// The number.
+        value: String,
+    },
+    /// A message cannot be written as JSON.
+    #[error("json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A state machine has no such step.
+    #[error(transparent)]
+    Illegal(#[from] IllegalStep),
+}
+
+impl LedgerError {
+    /// Whether the same call may succeed later, once the database answers again.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(
+                sqlx::Error::Io(_)
+                    | sqlx::Error::PoolTimedOut
+                    | sqlx::Error::PoolClosed
+                    | sqlx::Error::Tls(_)
+                    | sqlx::Error::WorkerCrashed
+            )
+        )
+    }
+
+    /// Whether a constraint of the schema refused the row.
+    pub fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+}
+
+/// Result of a ledger call.
+pub type Result<T, E = LedgerError> = std::result::Result<T, E>;

@@ -1,0 +1,644 @@
+//! The outbox's tables: leases, signers, intents, transactions and their signed envelopes.
+//!
+//! A lease's epoch fences every write: whoever lost the lease can neither allocate an account nonce
+//! nor persist an envelope.
+
+use super::{
+    LedgerError, Result, Tx,
+    columns::{address, bigint, hash, hex, now, unsigned, word},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::lifecycle::{AttemptKind, Mined, Standing, TransactionState, words};
+use alloy::primitives::{Address, B256, Bytes};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The right to allocate, sign and persist, as long as its epoch is the newest.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// What is leased.
+    pub name: String,
+    /// Who holds it.
+    pub holder: String,
+    /// Rises by one with every holder.
+    pub epoch: u64,
+}
+
+/// What a signer's key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignerRole {
+    /// Records and splits: the Splitter's `AUTHORIZED_SETTLER`.
+    Settler,
+    /// Pulls authorizations; holds no role at any contract.
+    Puller,
+}
+
+words!(SignerRole {
+    Settler => "settler",
+    Puller => "puller",
+});
+
+/// What an intent wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntentKind {
+    /// Pull an authorization.
+    Pull,
+    /// Record a pulled payment.
+    Record,
+    /// Split what is recorded of a capability.
+    Split,
+}
+
+words!(IntentKind {
+    Pull => "pull",
+    Record => "record",
+    Split => "split",
+});
+
+/// How far an intent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntentState {
+    /// Waits for an account nonce.
+    Open,
+    /// Has a transaction.
+    Claimed,
+    /// That transaction is mined with success.
+    Included,
+    /// And final.
+    Done,
+    /// That transaction reverted.
+    Reverted,
+    /// Nothing will be done.
+    Cancelled,
+    /// Waits for a human.
+    Held,
+}
+
+words!(IntentState {
+    Open => "open",
+    Claimed => "claimed",
+    Included => "included",
+    Done => "done",
+    Reverted => "reverted",
+    Cancelled => "cancelled",
+    Held => "held",
+});
+
+/// Work for the outbox.
+#[derive(Debug, Clone)]
+pub struct NewIntent {
+    /// Chain.
+    pub chain_id: u64,
+    /// The Splitter that it concerns.
+    pub splitter: Address,
+    /// Who must sign.
+    pub signer: Address,
+    /// What.
+    pub kind: IntentKind,
+    /// For which payment; a split has none.
+    pub settlement: Option<Uuid>,
+    /// For which capability.
+    pub splitter_capability_id: B256,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+}
+
+/// Open work as stored.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Id of the row.
+    pub id: i64,
+    /// What.
+    pub kind: IntentKind,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+}
+
+/// A transaction that waits for its first signature.
+#[derive(Debug, Clone)]
+pub struct Unsigned {
+    /// Id of the row.
+    pub id: i64,
+    /// Account nonce.
+    pub account_nonce: u64,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+}
+
+/// A signed transaction: bytes and what they say.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// Hash, computed here from the bytes.
+    pub hash: B256,
+    /// Why it was signed.
+    pub kind: AttemptKind,
+    /// The bytes.
+    pub raw: Bytes,
+    /// Wei.
+    pub max_fee_per_gas: u64,
+    /// Wei.
+    pub max_priority_fee_per_gas: u64,
+}
+
+/// A transaction with at least one committed envelope whose fate is open.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Id of the row.
+    pub id: i64,
+    /// Account nonce.
+    pub account_nonce: u64,
+    /// Where it stands.
+    pub state: TransactionState,
+    /// Its envelopes, oldest first.
+    pub envelopes: Vec<Envelope>,
+}
+
+#[derive(sqlx::FromRow)]
+struct IntentRow {
+    id: i64,
+    kind: String,
+    to_address: String,
+    calldata: Vec<u8>,
+    gas_limit: i64,
+    valid_before: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct TransactionRow {
+    id: i64,
+    account_nonce: i64,
+    state: String,
+    to_address: String,
+    calldata: Vec<u8>,
+    gas_limit: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct EnvelopeRow {
+    transaction_id: i64,
+    hash: String,
+    kind: String,
+    raw: Vec<u8>,
+    max_fee_per_gas: i64,
+    max_priority_fee_per_gas: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Number {
+    number: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Hash {
+    hash: String,
+}
+
+impl Tx {
+    // ------------------------------------------------------------------------ leases
+
+    /// Takes a lease that is free or has run out. `None` when somebody holds it.
+    pub async fn acquire_lease(
+        &mut self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Option<Lease>> {
+        /// `$now` is the database's clock in milliseconds: processes' clocks differ.
+        macro_rules! acquire {
+            ($now:literal) => {
+                concat!(
+                    "INSERT INTO leases (name, holder, epoch, expires_at_ms)
+                     VALUES ($1, $2, 1, ",
+                    $now,
+                    " + $3) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder,
+                     epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms
+                     WHERE leases.expires_at_ms < ",
+                    $now,
+                    " RETURNING epoch AS number"
+                )
+            };
+        }
+        const POSTGRES: &str = acquire!("(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT");
+        const SQLITE: &str = acquire!("CAST(unixepoch('subsec') * 1000 AS INTEGER)");
+        let ttl = bigint("lease time", ttl.as_millis())?;
+        let sql = if matches!(self, Self::Postgres(_)) { POSTGRES } else { SQLITE };
+        let Some(row) = fetch_optional!(self, Number, sql, name, holder, ttl)? else {
+            return Ok(None);
+        };
+        let epoch = unsigned("leases.epoch", row.number)?;
+        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch }))
+    }
+
+    /// Extends a lease.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`] when somebody else has taken it.
+    pub async fn renew_lease(&mut self, lease: &Lease, ttl: Duration) -> Result<()> {
+        macro_rules! renew {
+            ($now:literal) => {
+                concat!(
+                    "UPDATE leases SET expires_at_ms = ",
+                    $now,
+                    " + $1 WHERE name = $2 AND holder = $3 AND epoch = $4"
+                )
+            };
+        }
+        const POSTGRES: &str = renew!("(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT");
+        const SQLITE: &str = renew!("CAST(unixepoch('subsec') * 1000 AS INTEGER)");
+        let sql = if matches!(self, Self::Postgres(_)) { POSTGRES } else { SQLITE };
+        let ttl = bigint("lease time", ttl.as_millis())?;
+        let epoch = bigint("epoch", lease.epoch)?;
+        let rows = execute!(self, sql, ttl, &lease.name, &lease.holder, epoch)?;
+        if rows == 1 { Ok(()) } else { Err(LedgerError::LeaseLost(lease.name.clone())) }
+    }
+
+    /// Gives a lease back, so that another process need not wait for its end.
+    pub async fn release_lease(&mut self, lease: &Lease) -> Result<()> {
+        const UPDATE: &str = "UPDATE leases SET expires_at_ms = 0
+            WHERE name = $1 AND holder = $2 AND epoch = $3";
+        let epoch = bigint("epoch", lease.epoch)?;
+        execute!(self, UPDATE, &lease.name, &lease.holder, epoch)?;
+        Ok(())
+    }
+
+    /// Locks the lease until this transaction ends and checks that it is still ours. Every write of
+    /// the outbox begins with this.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`].
+    pub async fn hold_lease(&mut self, lease: &Lease) -> Result<()> {
+        const SELECT: &str = "SELECT epoch AS number FROM leases
+            WHERE name = $1 AND holder = $2 AND epoch = $3";
+        const SELECT_FOR_SHARE: &str = "SELECT epoch AS number FROM leases
+            WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE";
+        // On SQLite this transaction is the only writer already.
+        let sql = if matches!(self, Self::Postgres(_)) { SELECT_FOR_SHARE } else { SELECT };
+        let epoch = bigint("epoch", lease.epoch)?;
+        fetch_optional!(self, Number, sql, &lease.name, &lease.holder, epoch)?
+            .map(drop)
+            .ok_or_else(|| LedgerError::LeaseLost(lease.name.clone()))
+    }
+
+    // ------------------------------------------------------------------------ signers
+
+    /// Takes a signer over for this epoch and returns its next account nonce. A signer seen for the
+    /// first time starts at `count`, its transaction count on the chain.
+    pub async fn adopt_signer(
+        &mut self,
+        lease: &Lease,
+        chain_id: u64,
+        signer: Address,
+        role: SignerRole,
+        count: u64,
+    ) -> Result<u64> {
+        const INSERT: &str = "INSERT INTO signers
+            (chain_id, address, role, next_account_nonce, epoch) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (chain_id, address) DO UPDATE SET epoch = excluded.epoch
+            RETURNING next_account_nonce AS number";
+        self.hold_lease(lease).await?;
+        let row = fetch_optional!(
+            self,
+            Number,
+            INSERT,
+            bigint("chain id", chain_id)?,
+            hex(signer),
+            role.as_str(),
+            bigint("account nonce", count)?,
+            bigint("epoch", lease.epoch)?,
+        )?;
+        let row = row.ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?;
+        unsigned("signers.next_account_nonce", row.number)
+    }
+
+    // ------------------------------------------------------------------------ intents
+
+    /// Hands work to the outbox.
+    pub async fn add_intent(&mut self, new: &NewIntent) -> Result<()> {
+        const INSERT: &str = "INSERT INTO intents
+            (chain_id, splitter, signer, kind, settlement_id, splitter_capability_id, to_address,
+             calldata, gas_limit, valid_before, state, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11)";
+        execute!(
+            self,
+            INSERT,
+            bigint("chain id", new.chain_id)?,
+            hex(new.splitter),
+            hex(new.signer),
+            new.kind.as_str(),
+            new.settlement.map(|id| id.to_string()),
+            hex(new.splitter_capability_id),
+            hex(new.to),
+            new.calldata.to_vec(),
+            bigint("gas limit", new.gas_limit)?,
+            new.valid_before.map(|second| bigint("validBefore", second)).transpose()?,
+            now(),
+        )?;
+        Ok(())
+    }
+
+    /// Puts the pull of a settlement back to work after its identity was reserved again.
+    pub async fn reopen_pull(&mut self, settlement: Uuid) -> Result<bool> {
+        const UPDATE: &str = "UPDATE intents SET state = 'open', reason = NULL
+            WHERE settlement_id = $1 AND kind = 'pull' AND state = 'cancelled'";
+        Ok(execute!(self, UPDATE, settlement.to_string())? == 1)
+    }
+
+    /// Open work of a signer, oldest first.
+    pub async fn open_intents(
+        &mut self,
+        chain_id: u64,
+        signer: Address,
+        limit: u64,
+    ) -> Result<Vec<Intent>> {
+        const SELECT: &str = "SELECT id, kind, to_address, calldata, gas_limit, valid_before
+            FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
+            ORDER BY id LIMIT $3";
+        let chain = bigint("chain id", chain_id)?;
+        let limit = bigint("limit", limit)?;
+        let rows = fetch_all!(self, IntentRow, SELECT, chain, hex(signer), limit)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Intent {
+                    id: row.id,
+                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
+                    to: address("intents.to_address", &row.to_address)?,
+                    calldata: row.calldata.into(),
+                    gas_limit: unsigned("intents.gas_limit", row.gas_limit)?,
+                    valid_before: row
+                        .valid_before
+                        .map(|second| unsigned("intents.valid_before", second))
+                        .transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Gives up work that was not begun.
+    pub async fn cancel_intent(&mut self, intent: i64, reason: &str) -> Result<()> {
+        const UPDATE: &str =
+            "UPDATE intents SET state = 'cancelled', reason = $1 WHERE id = $2 AND state = 'open'";
+        if execute!(self, UPDATE, reason, intent)? == 1 {
+            Ok(())
+        } else {
+            Err(LedgerError::Conflict(format!("intent {intent}")))
+        }
+    }
+
+    /// Whether a split of this capability is under way and not yet mined.
+    pub async fn split_is_pending(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        capability: B256,
+    ) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM intents WHERE kind = 'split'
+            AND chain_id = $1 AND splitter = $2 AND splitter_capability_id = $3
+            AND state IN ('open', 'claimed')";
+        let chain = bigint("chain id", chain_id)?;
+        let row = fetch_optional!(self, Number, SELECT, chain, hex(splitter), hex(capability))?;
+        Ok(row.is_some_and(|row| row.number > 0))
+    }
+
+    // ------------------------------------------------------------------------ transactions
+
+    /// Gives an open intent the signer's next account nonce. One SQL transaction claims the work,
+    /// allocates the nonce and writes the outgoing transaction.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`], or [`LedgerError::Conflict`] when the intent is taken or the
+    /// signer is quarantined.
+    pub async fn plan(
+        &mut self,
+        lease: &Lease,
+        chain_id: u64,
+        signer: Address,
+        intent: &Intent,
+    ) -> Result<u64> {
+        const CLAIM: &str = "UPDATE intents SET state = 'claimed' WHERE id = $1 AND state = 'open'";
+        const ALLOCATE: &str = "UPDATE signers SET next_account_nonce = next_account_nonce + 1
+            WHERE chain_id = $1 AND address = $2 AND epoch = $3 AND quarantined_at IS NULL
+            RETURNING next_account_nonce - 1 AS number";
+        const INSERT: &str = "INSERT INTO transactions
+            (chain_id, splitter, signer, account_nonce, epoch, to_address, calldata, gas_limit,
+             state, final, created_at)
+            SELECT chain_id, splitter, signer, $1, $2, to_address, calldata, gas_limit, 'planned',
+                $3, $4 FROM intents WHERE id = $5
+            RETURNING id AS number";
+        const LINK: &str =
+            "INSERT INTO transaction_intents (transaction_id, intent_id) VALUES ($1, $2)";
+        self.hold_lease(lease).await?;
+        if execute!(self, CLAIM, intent.id)? != 1 {
+            return Err(LedgerError::Conflict(format!("intent {}", intent.id)));
+        }
+        let chain = bigint("chain id", chain_id)?;
+        let epoch = bigint("epoch", lease.epoch)?;
+        let nonce = fetch_optional!(self, Number, ALLOCATE, chain, hex(signer), epoch)?
+            .ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?
+            .number;
+        let transaction =
+            fetch_optional!(self, Number, INSERT, nonce, epoch, false, now(), intent.id)?
+                .ok_or_else(|| LedgerError::Conflict(format!("intent {}", intent.id)))?;
+        execute!(self, LINK, transaction.number, intent.id)?;
+        unsigned("transactions.account_nonce", nonce)
+    }
+
+    /// Transactions of a signer that wait for their first signature.
+    pub async fn unsigned(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Unsigned>> {
+        const SELECT: &str = "SELECT id, account_nonce, state, to_address, calldata, gas_limit
+            FROM transactions WHERE chain_id = $1 AND signer = $2 AND state = 'planned'
+            ORDER BY account_nonce";
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, TransactionRow, SELECT, chain, hex(signer))?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Unsigned {
+                    id: row.id,
+                    account_nonce: unsigned("transactions.account_nonce", row.account_nonce)?,
+                    to: address("transactions.to_address", &row.to_address)?,
+                    calldata: row.calldata.into(),
+                    gas_limit: unsigned("transactions.gas_limit", row.gas_limit)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Stores a signed envelope. Nothing may be broadcast before this is committed.
+    pub async fn add_envelope(
+        &mut self,
+        lease: &Lease,
+        transaction: i64,
+        envelope: &Envelope,
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO attempts
+            (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
+             created_at)
+            SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
+        const UPDATE: &str =
+            "UPDATE transactions SET state = 'signed' WHERE id = $1 AND state = 'planned'";
+        self.hold_lease(lease).await?;
+        execute!(
+            self,
+            INSERT,
+            hex(envelope.hash),
+            transaction,
+            envelope.kind.as_str(),
+            envelope.raw.to_vec(),
+            bigint("max fee per gas", envelope.max_fee_per_gas)?,
+            bigint("max priority fee per gas", envelope.max_priority_fee_per_gas)?,
+            now(),
+        )?;
+        if execute!(self, UPDATE, transaction)? == 1 {
+            Ok(())
+        } else {
+            Err(LedgerError::Conflict(format!("transaction {transaction}")))
+        }
+    }
+
+    /// Signed transactions of a signer whose fate is open, by account nonce.
+    pub async fn outgoing(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Outgoing>> {
+        const TRANSACTIONS: &str = "SELECT id, account_nonce, state, to_address, calldata,
+            gas_limit FROM transactions WHERE chain_id = $1 AND signer = $2 AND NOT final
+            AND state <> 'planned' ORDER BY account_nonce";
+        const ATTEMPTS: &str = "SELECT a.transaction_id, a.hash, a.kind, a.raw, a.max_fee_per_gas,
+            a.max_priority_fee_per_gas FROM attempts a JOIN transactions t
+            ON t.id = a.transaction_id WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final
+            ORDER BY a.transaction_id, a.n";
+        let chain = bigint("chain id", chain_id)?;
+        let transactions = fetch_all!(self, TransactionRow, TRANSACTIONS, chain, hex(signer))?;
+        let attempts = fetch_all!(self, EnvelopeRow, ATTEMPTS, chain, hex(signer))?;
+        transactions
+            .into_iter()
+            .map(|row| {
+                let envelopes = attempts
+                    .iter()
+                    .filter(|attempt| attempt.transaction_id == row.id)
+                    .map(Envelope::try_from)
+                    .collect::<Result<_>>()?;
+                Ok(Outgoing {
+                    id: row.id,
+                    account_nonce: unsigned("transactions.account_nonce", row.account_nonce)?,
+                    state: word("transactions.state", &row.state, TransactionState::from_word)?,
+                    envelopes,
+                })
+            })
+            .collect()
+    }
+
+    /// How many of a signer's transactions occupy the node's pool, or will.
+    pub async fn pending_transactions(&mut self, chain_id: u64, signer: Address) -> Result<u64> {
+        const SELECT: &str = "SELECT count(*) AS number FROM transactions
+            WHERE chain_id = $1 AND signer = $2 AND state IN ('planned', 'signed', 'broadcast')";
+        let chain = bigint("chain id", chain_id)?;
+        let row = fetch_optional!(self, Number, SELECT, chain, hex(signer))?;
+        unsigned("count", row.map_or(0, |row| row.number))
+    }
+
+    /// Stores what the chain made of a transaction, and what follows for its intents.
+    pub async fn set_standing(
+        &mut self,
+        lease: &Lease,
+        known: &Outgoing,
+        standing: Standing,
+        mined: Option<&MinedCost>,
+    ) -> Result<()> {
+        const UPDATE: &str = "UPDATE transactions SET state = $1, final = $2, mined_hash = $3,
+            block_number = $4, block_hash = $5, gas_used = $6, l2_fee_wei = $7, l1_fee_wei = $8
+            WHERE id = $9 AND state = $10 AND NOT final";
+        const INTENTS: &str = "UPDATE intents SET state = $1 WHERE id IN
+            (SELECT intent_id FROM transaction_intents WHERE transaction_id = $2)";
+        self.hold_lease(lease).await?;
+        let wei = |what, value: Option<u128>| value.map(|wei| bigint(what, wei)).transpose();
+        let updated = execute!(
+            self,
+            UPDATE,
+            standing.state.as_str(),
+            standing.is_final,
+            mined.map(|mined| hex(mined.mined.hash)),
+            mined.map(|mined| bigint("block number", mined.mined.block)).transpose()?,
+            mined.map(|mined| hex(mined.block_hash)),
+            mined.map(|mined| bigint("gas used", mined.gas_used)).transpose()?,
+            wei("L2 fee", mined.map(|mined| mined.l2_fee))?,
+            wei("L1 fee", mined.and_then(|mined| mined.l1_fee))?,
+            known.id,
+            known.state.as_str(),
+        )?;
+        if updated != 1 {
+            return Err(LedgerError::Conflict(format!("transaction {}", known.id)));
+        }
+        let intents = match standing.state {
+            TransactionState::Planned | TransactionState::Signed | TransactionState::Broadcast => {
+                IntentState::Claimed
+            }
+            TransactionState::Included | TransactionState::Safe => IntentState::Included,
+            TransactionState::Finalized => IntentState::Done,
+            TransactionState::Reverted => IntentState::Reverted,
+            TransactionState::Superseded | TransactionState::Parked => IntentState::Held,
+        };
+        execute!(self, INTENTS, intents.as_str(), known.id)?;
+        Ok(())
+    }
+
+    /// The newest envelope that was signed for a settlement: what an agent is told to look for.
+    pub async fn latest_envelope(
+        &mut self,
+        settlement: Uuid,
+        kind: IntentKind,
+    ) -> Result<Option<B256>> {
+        const SELECT: &str = "SELECT a.hash FROM attempts a
+            JOIN transaction_intents ti ON ti.transaction_id = a.transaction_id
+            JOIN intents i ON i.id = ti.intent_id
+            WHERE i.settlement_id = $1 AND i.kind = $2
+            ORDER BY a.transaction_id DESC, a.n DESC LIMIT 1";
+        fetch_optional!(self, Hash, SELECT, settlement.to_string(), kind.as_str())?
+            .map(|row| hash("attempts.hash", &row.hash))
+            .transpose()
+    }
+}
+
+/// A mined envelope with its place and price.
+#[derive(Debug, Clone, Copy)]
+pub struct MinedCost {
+    /// Which envelope, in which block, with what outcome.
+    pub mined: Mined,
+    /// Hash of that block.
+    pub block_hash: B256,
+    /// Gas used.
+    pub gas_used: u64,
+    /// Fee for execution, wei.
+    pub l2_fee: u128,
+    /// Fee for the data on L1, wei, where the chain has one.
+    pub l1_fee: Option<u128>,
+}
+
+impl TryFrom<&EnvelopeRow> for Envelope {
+    type Error = LedgerError;
+
+    fn try_from(row: &EnvelopeRow) -> Result<Self> {
+        Ok(Self {
+            hash: hash("attempts.hash", &row.hash)?,
+            kind: word("attempts.kind", &row.kind, AttemptKind::from_word)?,
+            raw: row.raw.clone().into(),
+            max_fee_per_gas: unsigned("attempts.max_fee_per_gas", row.max_fee_per_gas)?,
+            max_priority_fee_per_gas: unsigned(
+                "attempts.max_priority_fee_per_gas",
+                row.max_priority_fee_per_gas,
+            )?,
+        })
+    }
+}

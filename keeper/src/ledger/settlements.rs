@@ -1,0 +1,603 @@
+//! Settlements: reserving an identity, and every step after.
+
+use super::{
+    LedgerError, LogRef, Result, Tx,
+    columns::{address, bigint, hash, hex, money, now, unsigned, uuid, word},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::{
+    eip3009::{Authorization, Verified},
+    lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent, TraceTerms},
+    x402::{MicroUsdc, Version},
+};
+use alloy::primitives::{Address, B256};
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A payment about to be settled. Only a verified authorization gets here.
+#[derive(Debug, Clone)]
+pub struct NewSettlement {
+    /// Chain.
+    pub chain_id: u64,
+    /// The Splitter that is paid.
+    pub splitter: Address,
+    /// The token.
+    pub asset: Address,
+    /// What the payer signed.
+    pub authorization: Authorization<Verified>,
+    /// Its amount.
+    pub amount: MicroUsdc,
+    /// Version of x402 that the payer speaks.
+    pub version: Version,
+    /// "namespace/action".
+    pub capability_id: String,
+    /// Id at the Splitter.
+    pub splitter_capability_id: B256,
+    /// Who asks.
+    pub agent_id: String,
+    /// The request's id, unique per agent.
+    pub request_id: String,
+    /// Hash of what is asked.
+    pub content_hash: B256,
+    /// Hash of the decoded payment header.
+    pub payment_hash: B256,
+}
+
+/// What came of an attempt to reserve. The identity of a payment is (chain, asset, payer,
+/// authorization nonce).
+#[derive(Debug, Clone)]
+pub enum Reservation {
+    /// It is this caller's.
+    Reserved(Settlement),
+    /// It already was: same agent, request, content and payment.
+    Joined(Settlement),
+    /// The same request is already being paid, or was paid, by another authorization.
+    PaidOtherwise(Settlement),
+    /// The identity belongs to another request.
+    NonceReused(Settlement),
+    /// The request id was used for something else.
+    DuplicateRequest(Settlement),
+}
+
+/// The shares of one settlement in its split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Shares {
+    /// Provider's.
+    pub provider: MicroUsdc,
+    /// Hub's.
+    pub hub: MicroUsdc,
+    /// Network reserve's.
+    pub reserve: MicroUsdc,
+}
+
+/// A settlement as stored.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Id of the row; `transaction_id` in a JECP bill.
+    pub id: Uuid,
+    /// Id of its trace.
+    pub trace_id: B256,
+    /// Chain.
+    pub chain_id: u64,
+    /// The token.
+    pub asset: Address,
+    /// Payer.
+    pub payer: Address,
+    /// Authorization nonce.
+    pub nonce: B256,
+    /// Payee.
+    pub pay_to: Address,
+    /// Amount.
+    pub amount: MicroUsdc,
+    /// Valid before this second.
+    pub valid_before: u64,
+    /// "namespace/action".
+    pub capability_id: Option<String>,
+    /// Id at the Splitter.
+    pub splitter_capability_id: Option<B256>,
+    /// Who asked.
+    pub agent_id: String,
+    /// Their request.
+    pub request_id: String,
+    /// Hash of what was asked.
+    pub content_hash: B256,
+    /// Hash of the decoded payment header.
+    pub payment_hash: B256,
+    /// What is known of the pull.
+    pub status: Status,
+    /// How far the keeper is.
+    pub keeper_state: KeeperState,
+    /// Where it was pulled.
+    pub pull: Option<LogRef>,
+    /// Where it was recorded: transaction, log index, block number.
+    pub record: Option<KeeperEvidence>,
+    /// Where it was split.
+    pub split: Option<KeeperEvidence>,
+    /// Its shares in that split.
+    pub shares: Option<Shares>,
+}
+
+/// Where the Splitter recorded or split a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KeeperEvidence {
+    /// Transaction.
+    pub tx_hash: B256,
+    /// Position in the block.
+    pub log_index: u64,
+    /// Block.
+    pub block_number: u64,
+}
+
+impl KeeperEvidence {
+    /// Order on the chain.
+    pub const fn position(&self) -> (u64, u64) {
+        (self.block_number, self.log_index)
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    trace_id: String,
+    chain_id: i64,
+    asset: String,
+    payer: String,
+    eip3009_nonce: String,
+    pay_to: String,
+    amount_usdc_micro: i64,
+    valid_before: i64,
+    capability_id: Option<String>,
+    splitter_capability_id: Option<String>,
+    agent_id: String,
+    request_id: String,
+    content_hash: String,
+    payment_hash: String,
+    status: String,
+    keeper_state: String,
+    tx_hash: Option<String>,
+    log_index: Option<i64>,
+    block_number: Option<i64>,
+    block_hash: Option<String>,
+    record_tx_hash: Option<String>,
+    record_log_index: Option<i64>,
+    record_block_number: Option<i64>,
+    split_tx_hash: Option<String>,
+    split_log_index: Option<i64>,
+    split_block_number: Option<i64>,
+    provider_share_micro: Option<i64>,
+    hub_share_micro: Option<i64>,
+    network_share_micro: Option<i64>,
+}
+
+/// The columns of [`Row`], for every SELECT here.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, trace_id, chain_id, asset, payer, eip3009_nonce, pay_to,
+                amount_usdc_micro, valid_before, capability_id, splitter_capability_id, agent_id,
+                request_id, content_hash, payment_hash, status, keeper_state, tx_hash, log_index,
+                block_number, block_hash, record_tx_hash, record_log_index, record_block_number,
+                split_tx_hash, split_log_index, split_block_number, provider_share_micro,
+                hub_share_micro, network_share_micro FROM x402_settlements ",
+            $rest
+        )
+    };
+}
+
+fn evidence(
+    tx_hash: Option<&str>,
+    log_index: Option<i64>,
+    block_number: Option<i64>,
+) -> Result<Option<KeeperEvidence>> {
+    let (Some(tx_hash), Some(log_index), Some(block_number)) = (tx_hash, log_index, block_number)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(KeeperEvidence {
+        tx_hash: hash("x402_settlements.record_tx_hash", tx_hash)?,
+        log_index: unsigned("x402_settlements.record_log_index", log_index)?,
+        block_number: unsigned("x402_settlements.record_block_number", block_number)?,
+    }))
+}
+
+impl TryFrom<Row> for Settlement {
+    type Error = LedgerError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let pull = match (row.tx_hash, row.log_index, row.block_number, row.block_hash) {
+            (Some(tx_hash), Some(log_index), Some(block_number), Some(block_hash)) => {
+                Some(LogRef {
+                    tx_hash: hash("x402_settlements.tx_hash", &tx_hash)?,
+                    log_index: unsigned("x402_settlements.log_index", log_index)?,
+                    block_number: unsigned("x402_settlements.block_number", block_number)?,
+                    block_hash: hash("x402_settlements.block_hash", &block_hash)?,
+                })
+            }
+            _ => None,
+        };
+        let shares = match (row.provider_share_micro, row.hub_share_micro, row.network_share_micro)
+        {
+            (Some(provider), Some(hub), Some(reserve)) => Some(Shares {
+                provider: money("x402_settlements.provider_share_micro", provider)?,
+                hub: money("x402_settlements.hub_share_micro", hub)?,
+                reserve: money("x402_settlements.network_share_micro", reserve)?,
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            id: uuid("x402_settlements.id", &row.id)?,
+            trace_id: hash("x402_settlements.trace_id", &row.trace_id)?,
+            chain_id: unsigned("x402_settlements.chain_id", row.chain_id)?,
+            asset: address("x402_settlements.asset", &row.asset)?,
+            payer: address("x402_settlements.payer", &row.payer)?,
+            nonce: hash("x402_settlements.eip3009_nonce", &row.eip3009_nonce)?,
+            pay_to: address("x402_settlements.pay_to", &row.pay_to)?,
+            amount: money("x402_settlements.amount_usdc_micro", row.amount_usdc_micro)?,
+            valid_before: unsigned("x402_settlements.valid_before", row.valid_before)?,
+            capability_id: row.capability_id,
+            splitter_capability_id: row
+                .splitter_capability_id
+                .map(|id| hash("x402_settlements.splitter_capability_id", &id))
+                .transpose()?,
+            agent_id: row.agent_id,
+            request_id: row.request_id,
+            content_hash: hash("x402_settlements.content_hash", &row.content_hash)?,
+            payment_hash: hash("x402_settlements.payment_hash", &row.payment_hash)?,
+            status: word("x402_settlements.status", &row.status, Status::from_word)?,
+            keeper_state: word(
+                "x402_settlements.keeper_state",
+                &row.keeper_state,
+                KeeperState::from_word,
+            )?,
+            pull,
+            record: evidence(
+                row.record_tx_hash.as_deref(),
+                row.record_log_index,
+                row.record_block_number,
+            )?,
+            split: evidence(
+                row.split_tx_hash.as_deref(),
+                row.split_log_index,
+                row.split_block_number,
+            )?,
+            shares,
+        })
+    }
+}
+
+/// Which settlements to list.
+#[derive(Debug, Clone, Copy)]
+pub enum SettlementQuery {
+    /// Paid, pulled at this block or before, and not yet taken up by the keeper.
+    Unrecorded {
+        /// Last block that counts.
+        up_to_block: u64,
+    },
+    /// In this keeper state.
+    InKeeperState(KeeperState),
+    /// In this status.
+    InStatus(Status),
+    /// All of them.
+    All,
+}
+
+impl Tx {
+    /// Takes an identity for a request, or tells whose it is.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when another caller took it in this very moment; call again.
+    pub async fn reserve(&mut self, new: &NewSettlement) -> Result<Reservation> {
+        let authorization = &new.authorization;
+        let known = self
+            .settlement_by_identity(
+                new.chain_id,
+                new.asset,
+                authorization.payer(),
+                authorization.nonce(),
+            )
+            .await?;
+        if let Some(known) = known {
+            let same_request = known.agent_id == new.agent_id
+                && known.request_id == new.request_id
+                && known.content_hash == new.content_hash
+                && known.payment_hash == new.payment_hash;
+            if !same_request || known.amount != new.amount || known.pay_to != authorization.pay_to()
+            {
+                return Ok(Reservation::NonceReused(known));
+            }
+            if known.status != Status::Released {
+                return Ok(Reservation::Joined(known));
+            }
+            self.step_status(&known, StatusEvent::Reserve, &json!({})).await?;
+            let known = Settlement { status: Status::Reserved, ..known };
+            return Ok(Reservation::Reserved(known));
+        }
+        if let Some(known) = self.settlement_by_request(&new.agent_id, &new.request_id).await? {
+            return Ok(if known.content_hash == new.content_hash {
+                Reservation::PaidOtherwise(known)
+            } else {
+                Reservation::DuplicateRequest(known)
+            });
+        }
+        self.insert_settlement(new).await.map(Reservation::Reserved)
+    }
+
+    async fn insert_settlement(&mut self, new: &NewSettlement) -> Result<Settlement> {
+        const INSERT: &str = "INSERT INTO x402_settlements
+            (id, trace_id, chain_id, splitter, asset, payer, eip3009_nonce, pay_to,
+             amount_usdc_micro, valid_after, valid_before, signature, kind, mode, x402_version,
+             capability_id, splitter_capability_id, agent_id, request_id, content_hash,
+             payment_hash, status, keeper_state, reserved_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'capability', 'self', $13,
+             $14, $15, $16, $17, $18, $19, 'reserved', 'none', $20)
+            ON CONFLICT DO NOTHING";
+        let authorization = &new.authorization;
+        let id = Uuid::new_v4();
+        let trace_id = TraceTerms {
+            chain_id: new.chain_id,
+            asset: new.asset,
+            payer: authorization.payer(),
+            pay_to: authorization.pay_to(),
+            amount: new.amount,
+            nonce: authorization.nonce(),
+        }
+        .id()?;
+        let inserted = execute!(
+            self,
+            INSERT,
+            id.to_string(),
+            hex(trace_id),
+            bigint("chain id", new.chain_id)?,
+            hex(new.splitter),
+            hex(new.asset),
+            hex(authorization.payer()),
+            hex(authorization.nonce()),
+            hex(authorization.pay_to()),
+            new.amount.column(),
+            bigint("validAfter", authorization.valid_after())?,
+            bigint("validBefore", authorization.valid_before())?,
+            authorization.signature().to_vec(),
+            bigint("x402Version", new.version.number())?,
+            &new.capability_id,
+            hex(new.splitter_capability_id),
+            &new.agent_id,
+            &new.request_id,
+            hex(new.content_hash),
+            hex(new.payment_hash),
+            now(),
+        )?;
+        if inserted == 0 {
+            return Err(LedgerError::Conflict(format!("payment {trace_id}")));
+        }
+        let context = json!({
+            "agent_id": new.agent_id,
+            "capability": new.capability_id,
+            "content_hash": new.content_hash,
+            "mode": "self",
+            "payment_hash": new.payment_hash,
+            "request_id": new.request_id,
+            "splitter_capability_id": new.splitter_capability_id,
+            "valid_before": authorization.valid_before().to_string(),
+            "x402_version": new.version.number(),
+        });
+        self.append_event(id, trace_id, "status.reserve", "reserved", &context).await?;
+        self.settlement(id).await?.ok_or_else(|| LedgerError::Conflict(format!("payment {id}")))
+    }
+
+    /// A settlement by id.
+    pub async fn settlement(&mut self, id: Uuid) -> Result<Option<Settlement>> {
+        const SELECT: &str = select!("WHERE id = $1");
+        fetch_optional!(self, Row, SELECT, id.to_string())?.map(Settlement::try_from).transpose()
+    }
+
+    /// The settlement of an identity.
+    pub async fn settlement_by_identity(
+        &mut self,
+        chain_id: u64,
+        asset: Address,
+        payer: Address,
+        nonce: B256,
+    ) -> Result<Option<Settlement>> {
+        const SELECT: &str =
+            select!("WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND eip3009_nonce = $4");
+        let chain_id = bigint("chain id", chain_id)?;
+        fetch_optional!(self, Row, SELECT, chain_id, hex(asset), hex(payer), hex(nonce))?
+            .map(Settlement::try_from)
+            .transpose()
+    }
+
+    /// The settlement that pays, or paid, a request.
+    pub async fn settlement_by_request(
+        &mut self,
+        agent_id: &str,
+        request_id: &str,
+    ) -> Result<Option<Settlement>> {
+        const SELECT: &str = select!(
+            "WHERE agent_id = $1 AND request_id = $2 AND status NOT IN ('released', 'failed')"
+        );
+        fetch_optional!(self, Row, SELECT, agent_id, request_id)?
+            .map(Settlement::try_from)
+            .transpose()
+    }
+
+    /// Settlements at one Splitter, oldest first.
+    pub async fn settlements(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        query: SettlementQuery,
+    ) -> Result<Vec<Settlement>> {
+        const UNRECORDED: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = 'none'
+               AND status IN ('facilitator_attested', 'chain_confirmed') AND block_number <= $3
+             ORDER BY block_number, log_index"
+        );
+        const IN_KEEPER_STATE: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = $3 ORDER BY reserved_at, id"
+        );
+        const IN_STATUS: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND status = $3 ORDER BY reserved_at, id"
+        );
+        const ALL: &str = select!("WHERE chain_id = $1 AND splitter = $2 ORDER BY reserved_at, id");
+        let chain = bigint("chain id", chain_id)?;
+        let at = hex(splitter);
+        let rows = match query {
+            SettlementQuery::Unrecorded { up_to_block } => {
+                let block = bigint("block number", up_to_block)?;
+                fetch_all!(self, Row, UNRECORDED, chain, &at, block)?
+            }
+            SettlementQuery::InKeeperState(state) => {
+                fetch_all!(self, Row, IN_KEEPER_STATE, chain, &at, state.as_str())?
+            }
+            SettlementQuery::InStatus(status) => {
+                fetch_all!(self, Row, IN_STATUS, chain, &at, status.as_str())?
+            }
+            SettlementQuery::All => fetch_all!(self, Row, ALL, chain, &at)?,
+        };
+        rows.into_iter().map(Settlement::try_from).collect()
+    }
+
+    /// Moves a settlement's status; `evidence` goes into its event log.
+    ///
+    /// # Errors
+    /// [`LedgerError::Illegal`] when the machine has no such step, [`LedgerError::Conflict`] when
+    /// the settlement is not any more as `known` says.
+    pub async fn step_status<B: Serialize>(
+        &mut self,
+        known: &Settlement,
+        event: StatusEvent,
+        evidence: &B,
+    ) -> Result<Status> {
+        const UPDATE: &str =
+            "UPDATE x402_settlements SET status = $1 WHERE id = $2 AND status = $3";
+        const CONFIRM: &str = "UPDATE x402_settlements SET status = $1, chain_confirmed_at = $4
+            WHERE id = $2 AND status = $3";
+        let status = known.status.step(event)?;
+        let id = known.id.to_string();
+        let updated = if event == StatusEvent::Confirm {
+            execute!(self, CONFIRM, status.as_str(), &id, known.status.as_str(), now())?
+        } else {
+            execute!(self, UPDATE, status.as_str(), &id, known.status.as_str())?
+        };
+        self.changed(known, updated)?;
+        let kind = format!("status.{event}");
+        self.append_event(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
+        Ok(status)
+    }
+
+    /// Stores where a settlement was pulled and moves its status to `facilitator_attested`.
+    ///
+    /// # Errors
+    /// As [`Tx::step_status`].
+    pub async fn pull_seen(&mut self, known: &Settlement, pull: &LogRef) -> Result<()> {
+        const UPDATE: &str = "UPDATE x402_settlements SET status = $1, tx_hash = $2,
+            log_index = $3, block_number = $4, block_hash = $5, settled_at = $6
+            WHERE id = $7 AND status = $8";
+        let status = known.status.step(StatusEvent::PullSeen)?;
+        let updated = execute!(
+            self,
+            UPDATE,
+            status.as_str(),
+            hex(pull.tx_hash),
+            bigint("log index", pull.log_index)?,
+            bigint("block number", pull.block_number)?,
+            hex(pull.block_hash),
+            now(),
+            known.id.to_string(),
+            known.status.as_str(),
+        )?;
+        self.changed(known, updated)?;
+        self.append_event(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
+    }
+
+    /// Moves the keeper's progress; `evidence` goes into the event log.
+    ///
+    /// # Errors
+    /// As [`Tx::step_status`].
+    pub async fn step_keeper(
+        &mut self,
+        known: &Settlement,
+        event: KeeperEvent,
+        evidence: &Value,
+    ) -> Result<KeeperState> {
+        const UPDATE: &str =
+            "UPDATE x402_settlements SET keeper_state = $1 WHERE id = $2 AND keeper_state = $3";
+        let state = known.keeper_state.step(event)?;
+        let updated = execute!(
+            self,
+            UPDATE,
+            state.as_str(),
+            known.id.to_string(),
+            known.keeper_state.as_str()
+        )?;
+        self.changed(known, updated)?;
+        let kind = format!("keeper.{event}");
+        self.append_event(known.id, known.trace_id, &kind, state.as_str(), evidence).await?;
+        Ok(state)
+    }
+
+    /// Stores where a settlement was recorded.
+    ///
+    /// # Errors
+    /// As [`Tx::step_status`].
+    pub async fn record_seen(
+        &mut self,
+        known: &Settlement,
+        evidence: &KeeperEvidence,
+    ) -> Result<()> {
+        const UPDATE: &str = "UPDATE x402_settlements SET keeper_state = $1, record_tx_hash = $2,
+            record_log_index = $3, record_block_number = $4 WHERE id = $5 AND keeper_state = $6";
+        let state = known.keeper_state.step(KeeperEvent::RecordSeen)?;
+        let updated = execute!(
+            self,
+            UPDATE,
+            state.as_str(),
+            hex(evidence.tx_hash),
+            bigint("log index", evidence.log_index)?,
+            bigint("block number", evidence.block_number)?,
+            known.id.to_string(),
+            known.keeper_state.as_str(),
+        )?;
+        self.changed(known, updated)?;
+        let (id, trace) = (known.id, known.trace_id);
+        self.append_event(id, trace, "keeper.record_seen", state.as_str(), evidence).await
+    }
+
+    /// Stores which split covers a settlement, and its shares in it.
+    ///
+    /// # Errors
+    /// As [`Tx::step_status`].
+    pub async fn split_seen(
+        &mut self,
+        known: &Settlement,
+        evidence: &KeeperEvidence,
+        shares: &Shares,
+    ) -> Result<()> {
+        const UPDATE: &str = "UPDATE x402_settlements SET keeper_state = $1, split_tx_hash = $2,
+            split_log_index = $3, split_block_number = $4, provider_share_micro = $5,
+            hub_share_micro = $6, network_share_micro = $7 WHERE id = $8 AND keeper_state = $9";
+        let state = known.keeper_state.step(KeeperEvent::SplitSeen)?;
+        let updated = execute!(
+            self,
+            UPDATE,
+            state.as_str(),
+            hex(evidence.tx_hash),
+            bigint("log index", evidence.log_index)?,
+            bigint("block number", evidence.block_number)?,
+            shares.provider.column(),
+            shares.hub.column(),
+            shares.reserve.column(),
+            known.id.to_string(),
+            known.keeper_state.as_str(),
+        )?;
+        self.changed(known, updated)?;
+        let body = json!({"at": evidence, "shares_micro": shares});
+        let (id, trace) = (known.id, known.trace_id);
+        self.append_event(id, trace, "keeper.split_seen", state.as_str(), &body).await
+    }
+
+    fn changed(&self, known: &Settlement, rows: u64) -> Result<()> {
+        if rows == 1 { Ok(()) } else { Err(LedgerError::Conflict(format!("payment {}", known.id))) }
+    }
+}
