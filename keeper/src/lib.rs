@@ -1,9 +1,13 @@
 //! x402-keeper: makes an x402 payment final, exactly once, and can prove it.
 pub mod chain;
+pub mod driver;
 pub mod eip3009;
 pub mod facilitator;
 pub mod ledger;
 pub mod lifecycle;
+pub mod outbox;
+pub mod reconciler;
 pub mod signer;
 pub mod splitter;
+pub mod watcher;
 pub mod x402;

@@ -92,6 +92,7 @@ CREATE UNIQUE INDEX x402_settlements_request ON x402_settlements (agent_id, requ
     WHERE status NOT IN ('released', 'failed');
 CREATE INDEX x402_settlements_open ON x402_settlements (chain_id, splitter, status, keeper_state);
 CREATE INDEX x402_settlements_tx ON x402_settlements (tx_hash);
+CREATE INDEX x402_settlements_pulled ON x402_settlements (chain_id, splitter, block_number);
 
 CREATE TABLE deliveries (
     settlement_id TEXT        PRIMARY KEY REFERENCES x402_settlements (id),
@@ -291,6 +292,8 @@ CREATE TABLE splitter_events (
     PRIMARY KEY (chain_id, tx_hash, log_index)
 );
 CREATE INDEX splitter_events_block ON splitter_events (chain_id, splitter, block_number);
+CREATE INDEX splitter_events_payment ON splitter_events (eip3009_nonce, account);
+CREATE INDEX splitter_events_capability ON splitter_events (splitter_capability_id, block_number);
 
 -- ------------------------------------------------------------------------------ double entry
 

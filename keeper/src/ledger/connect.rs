@@ -1,6 +1,6 @@
 //! Opening the ledger.
 
-use super::{LedgerError, Result, Tx};
+use super::{LedgerError, Listener, Result, Topic, Tx, signal::Signals};
 use sqlx::{
     PgPool, Row, SqlitePool,
     migrate::Migrator,
@@ -25,6 +25,7 @@ static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 #[derive(Debug, Clone)]
 pub struct Ledger {
     pool: Pool,
+    signals: Signals,
 }
 
 #[derive(Debug, Clone)]
@@ -94,7 +95,7 @@ impl Ledger {
             }
             POSTGRES.run(&pool).await?;
         }
-        Ok(Self { pool: Pool::Postgres(pool) })
+        Ok(Self { pool: Pool::Postgres(pool), signals: Signals::new() })
     }
 
     async fn connect_sqlite(url: &str, as_daemon: bool) -> Result<Self> {
@@ -120,7 +121,18 @@ impl Ledger {
         if durable < 2 {
             return Err(LedgerError::NotDurable("SQLite's synchronous is below FULL".to_owned()));
         }
-        Ok(Self { pool: Pool::Sqlite { writer, readers, _lock: lock } })
+        let pool = Pool::Sqlite { writer, readers, _lock: lock };
+        Ok(Self { pool, signals: Signals::new() })
+    }
+
+    /// Tells whoever listens that something changed. Call it after the commit.
+    pub fn signal(&self, topic: Topic) {
+        self.signals.send(topic);
+    }
+
+    /// Listens for changes from now on.
+    pub fn listen(&self, topic: Topic) -> Listener {
+        self.signals.listen(topic)
     }
 
     /// Begins to write. On SQLite writers queue here.

@@ -395,6 +395,44 @@ impl Tx {
         let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), from, to)?;
         rows.into_iter().map(SplitterLog::try_from).collect()
     }
+
+    /// Every record whose identity is this payment; more than one is a contradiction.
+    pub async fn records_of(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        payer: Address,
+        nonce: B256,
+    ) -> Result<Vec<SplitterLog>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
+            hub_amount, reserve_amount FROM splitter_events
+            WHERE chain_id = $1 AND splitter = $2 AND event_name = 'SettlementRecorded'
+            AND account = $3 AND eip3009_nonce = $4 ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(payer), hex(nonce))?;
+        rows.into_iter().map(SplitterLog::try_from).collect()
+    }
+
+    /// The splits of a capability from a block on, in chain order.
+    pub async fn splits_of(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        capability: B256,
+        from: u64,
+    ) -> Result<Vec<SplitterLog>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
+            hub_amount, reserve_amount FROM splitter_events
+            WHERE chain_id = $1 AND splitter = $2 AND event_name = 'PaymentSplit'
+            AND splitter_capability_id = $3 AND block_number >= $4
+            ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let from = bigint("block number", from)?;
+        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(capability), from)?;
+        rows.into_iter().map(SplitterLog::try_from).collect()
+    }
 }
 
 impl TryFrom<LogRow> for SplitterLog {

@@ -16,6 +16,7 @@ mod mirror;
 mod outbox;
 mod query;
 mod settlements;
+mod signal;
 mod totals;
 
 pub use connect::Ledger;
@@ -31,6 +32,7 @@ pub use query::Tx;
 pub use settlements::{
     KeeperEvidence, NewSettlement, Reservation, Settlement, SettlementQuery, Shares,
 };
+pub use signal::{Listener, Topic};
 pub use totals::{LedgerTotals, SplitterRecord};
 
 use crate::lifecycle::IllegalStep;

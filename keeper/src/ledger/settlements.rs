@@ -11,6 +11,7 @@ use crate::{
     x402::{MicroUsdc, Version},
 };
 use alloy::primitives::{Address, B256};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -92,6 +93,8 @@ pub struct Settlement {
     pub amount: MicroUsdc,
     /// Valid before this second.
     pub valid_before: u64,
+    /// When it was reserved.
+    pub reserved_at: DateTime<Utc>,
     /// "namespace/action".
     pub capability_id: Option<String>,
     /// Id at the Splitter.
@@ -147,6 +150,7 @@ struct Row {
     pay_to: String,
     amount_usdc_micro: i64,
     valid_before: i64,
+    reserved_at: DateTime<Utc>,
     capability_id: Option<String>,
     splitter_capability_id: Option<String>,
     agent_id: String,
@@ -175,7 +179,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, trace_id, chain_id, asset, payer, eip3009_nonce, pay_to,
-                amount_usdc_micro, valid_before, capability_id, splitter_capability_id, agent_id,
+                amount_usdc_micro, valid_before, reserved_at, capability_id, splitter_capability_id, agent_id,
                 request_id, content_hash, payment_hash, status, keeper_state, tx_hash, log_index,
                 block_number, block_hash, record_tx_hash, record_log_index, record_block_number,
                 split_tx_hash, split_log_index, split_block_number, provider_share_micro,
@@ -235,6 +239,7 @@ impl TryFrom<Row> for Settlement {
             pay_to: address("x402_settlements.pay_to", &row.pay_to)?,
             amount: money("x402_settlements.amount_usdc_micro", row.amount_usdc_micro)?,
             valid_before: unsigned("x402_settlements.valid_before", row.valid_before)?,
+            reserved_at: row.reserved_at,
             capability_id: row.capability_id,
             splitter_capability_id: row
                 .splitter_capability_id
@@ -273,6 +278,13 @@ pub enum SettlementQuery {
     Unrecorded {
         /// Last block that counts.
         up_to_block: u64,
+    },
+    /// Paid, pulled in this range of blocks.
+    PulledIn {
+        /// First block.
+        from: u64,
+        /// Last block.
+        to: u64,
     },
     /// In this keeper state.
     InKeeperState(KeeperState),
@@ -433,6 +445,11 @@ impl Tx {
                AND status IN ('facilitator_attested', 'chain_confirmed') AND block_number <= $3
              ORDER BY block_number, log_index"
         );
+        const PULLED_IN: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
+               AND status IN ('facilitator_attested', 'chain_confirmed')
+             ORDER BY block_number, log_index"
+        );
         const IN_KEEPER_STATE: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = $3 ORDER BY reserved_at, id"
         );
@@ -446,6 +463,10 @@ impl Tx {
             SettlementQuery::Unrecorded { up_to_block } => {
                 let block = bigint("block number", up_to_block)?;
                 fetch_all!(self, Row, UNRECORDED, chain, &at, block)?
+            }
+            SettlementQuery::PulledIn { from, to } => {
+                let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+                fetch_all!(self, Row, PULLED_IN, chain, &at, from, to)?
             }
             SettlementQuery::InKeeperState(state) => {
                 fetch_all!(self, Row, IN_KEEPER_STATE, chain, &at, state.as_str())?

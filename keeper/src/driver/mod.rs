@@ -1,0 +1,253 @@
+//! The driver: has every paid settlement recorded and every recorded capability split, through the
+//! outbox. It wakes with new settlements and new blocks.
+//!
+//! It works from the mirror alone and only hands over intents. A record is asked for once per
+//! settlement, ever; a split once per capability at a time. The published Splitter divides all that
+//! is accounted to a capability at once, so one split may cover several settlements (C-09).
+
+mod shares;
+
+use crate::{
+    chain::Heads,
+    ledger::{
+        IntentKind, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
+        SettlementQuery, SplitterLog, SplitterRecord, Topic, Tx,
+    },
+    lifecycle::{KeeperEvent, KeeperState},
+    splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
+};
+use alloy::primitives::{Address, B256, U256};
+use serde_json::json;
+use shares::allocate;
+use std::{collections::BTreeMap, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Gas limit of a record: 82,832 measured for the first, with room for a repriced token.
+const RECORD_GAS: u64 = 200_000;
+/// Gas limit of a split: 94,546 measured into escrow.
+const SPLIT_GAS: u64 = 300_000;
+/// How long a poll may take when nothing is signalled.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Drives the settlements of one Splitter.
+#[derive(Debug)]
+pub struct Driver {
+    /// Head of the chain.
+    pub heads: Heads,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The right to write.
+    pub lease: Lease,
+    /// Whose settlements.
+    pub splitter: SplitterRecord,
+    /// Confirmations that a pull needs before it is recorded; 1 is "in a block" (C-27).
+    pub record_confirmations: u64,
+}
+
+impl Driver {
+    /// Runs until `stop`, or until the lease is lost.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`]; everything else is retried.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
+        let mut settlements = self.ledger.listen(Topic::Settlements);
+        while !stop.is_cancelled() {
+            match self.tick().await {
+                Ok(true) => self.ledger.signal(Topic::Intents),
+                Ok(false) => {}
+                Err(error @ LedgerError::LeaseLost(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(
+                        splitter = %self.splitter.address, %error, "driver: trying again"
+                    );
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = settlements.wait(POLL) => {}
+                () = self.heads.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One round. True when there is new work for the outbox.
+    async fn tick(&self) -> Result<bool, LedgerError> {
+        let Some(seen) = self.heads.latest() else { return Ok(false) };
+        let depth = self.record_confirmations.saturating_sub(1);
+        let up_to_block = seen.head.number().saturating_sub(depth);
+        let mut tx = self.ledger.begin().await?;
+        tx.hold_lease(&self.lease).await?;
+        let recorded = self.record(&mut tx, up_to_block).await?;
+        self.find_records(&mut tx).await?;
+        self.find_splits(&mut tx).await?;
+        let split = self.split(&mut tx).await?;
+        tx.commit().await?;
+        Ok(recorded || split)
+    }
+
+    /// Asks for the record of every paid settlement.
+    async fn record(&self, tx: &mut Tx, up_to_block: u64) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, authorized_settler, per_tx_cap, .. } =
+            self.splitter;
+        let query = SettlementQuery::Unrecorded { up_to_block };
+        let unrecorded = tx.settlements(chain_id, address, query).await?;
+        for settlement in &unrecorded {
+            let Some(capability) = settlement.splitter_capability_id else { continue };
+            if settlement.amount > per_tx_cap {
+                let reason = json!({"reason": "above PER_TX_CAP"});
+                tx.step_keeper(settlement, KeeperEvent::Hold, &reason).await?;
+                tracing::error!(payment = %settlement.id, "ALARM: above PER_TX_CAP, held");
+                continue;
+            }
+            let identity = PaymentIdentity { payer: settlement.payer, nonce: settlement.nonce };
+            tx.step_keeper(settlement, KeeperEvent::Record, &json!({})).await?;
+            tx.add_intent(&NewIntent {
+                chain_id,
+                splitter: address,
+                signer: authorized_settler,
+                kind: IntentKind::Record,
+                settlement: Some(settlement.id),
+                splitter_capability_id: capability,
+                to: address,
+                calldata: record_call(capability, U256::from(settlement.amount.micro()), identity),
+                gas_limit: RECORD_GAS,
+                valid_before: None,
+            })
+            .await?;
+        }
+        Ok(!unrecorded.is_empty())
+    }
+
+    /// Finds the records that were asked for.
+    async fn find_records(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let query = SettlementQuery::InKeeperState(KeeperState::Recording);
+        for settlement in tx.settlements(chain_id, address, query).await? {
+            let records =
+                tx.records_of(chain_id, address, settlement.payer, settlement.nonce).await?;
+            let [record] = records.as_slice() else {
+                if !records.is_empty() {
+                    contradict(tx, &settlement, "recorded more than once").await?;
+                }
+                continue;
+            };
+            let as_agreed = matches!(
+                record.event,
+                SplitterEvent::SettlementRecorded { capability_id, amount, .. }
+                    if Some(capability_id) == settlement.splitter_capability_id
+                        && amount == U256::from(settlement.amount.micro())
+            );
+            if as_agreed {
+                tx.record_seen(&settlement, &evidence(record)).await?;
+            } else {
+                contradict(tx, &settlement, "recorded with other terms").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the splits that cover what is recorded: a split closes every earlier record of its
+    /// capability.
+    async fn find_splits(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        for (capability, mut open) in self.recorded(tx).await? {
+            let from = open.iter().map(|(record, _)| record.block_number).min().unwrap_or(0);
+            for split in tx.splits_of(chain_id, address, capability, from).await? {
+                let at = evidence(&split);
+                let (covered, rest): (Vec<_>, Vec<_>) =
+                    open.into_iter().partition(|(record, _)| record.position() < at.position());
+                open = rest;
+                if covered.is_empty() {
+                    continue;
+                }
+                let amounts = covered.iter().map(|(_, settlement)| settlement.amount);
+                match allocate(&split.event, &amounts.collect::<Vec<_>>()) {
+                    Some(shares) => {
+                        for ((_, settlement), shares) in covered.iter().zip(shares) {
+                            tx.split_seen(settlement, &at, &shares).await?;
+                        }
+                    }
+                    None => {
+                        for (_, settlement) in &covered {
+                            contradict(tx, settlement, "split with another sum").await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a split wherever something is recorded and none is on its way.
+    async fn split(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, authorized_settler, .. } = self.splitter;
+        let mut asked = false;
+        for (capability, open) in self.recorded(tx).await? {
+            if tx.split_is_pending(chain_id, address, capability).await? {
+                continue;
+            }
+            for (_, settlement) in &open {
+                if settlement.keeper_state == KeeperState::Recorded {
+                    tx.step_keeper(settlement, KeeperEvent::Split, &json!({})).await?;
+                }
+            }
+            let label = match open.as_slice() {
+                [(_, only)] => only.payer,
+                _ => Address::ZERO,
+            };
+            tx.add_intent(&NewIntent {
+                chain_id,
+                splitter: address,
+                signer: authorized_settler,
+                kind: IntentKind::Split,
+                settlement: None,
+                splitter_capability_id: capability,
+                to: address,
+                calldata: split_call(capability, label),
+                gas_limit: SPLIT_GAS,
+                valid_before: None,
+            })
+            .await?;
+            asked = true;
+        }
+        Ok(asked)
+    }
+
+    /// Recorded and not split, by capability, in log order.
+    async fn recorded(
+        &self,
+        tx: &mut Tx,
+    ) -> Result<BTreeMap<B256, Vec<(KeeperEvidence, Settlement)>>, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let mut by_capability = BTreeMap::<B256, Vec<_>>::new();
+        for state in [KeeperState::Recorded, KeeperState::Splitting] {
+            let query = SettlementQuery::InKeeperState(state);
+            for settlement in tx.settlements(chain_id, address, query).await? {
+                if let (Some(capability), Some(record)) =
+                    (settlement.splitter_capability_id, settlement.record)
+                {
+                    by_capability.entry(capability).or_default().push((record, settlement));
+                }
+            }
+        }
+        for open in by_capability.values_mut() {
+            open.sort_by_key(|(record, _)| record.position());
+        }
+        Ok(by_capability)
+    }
+}
+
+const fn evidence(log: &SplitterLog) -> KeeperEvidence {
+    KeeperEvidence {
+        tx_hash: log.at.tx_hash,
+        log_index: log.at.log_index,
+        block_number: log.at.block_number,
+    }
+}
+
+async fn contradict(tx: &mut Tx, settlement: &Settlement, reason: &str) -> Result<(), LedgerError> {
+    tracing::error!(payment = %settlement.id, reason, "ALARM: the contract contradicts the ledger");
+    tx.step_keeper(settlement, KeeperEvent::Contradict, &json!({"reason": reason})).await?;
+    Ok(())
+}

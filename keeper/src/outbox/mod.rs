@@ -1,0 +1,343 @@
+//! The outbox: takes intents to finality, each with exactly one effect on the chain.
+//!
+//! What it promises in this release: an account nonce is allocated in the SQL transaction that
+//! claims the work; an envelope's bytes and hash are committed before they are sent; an unknown
+//! send result frees nothing; a transaction is given up only when the finalized count is past its
+//! account nonce and none of its envelopes has a receipt, and then it is parked for a human. What
+//! is not here yet: raising the fee of a transaction that stays out, no-ops, spending caps.
+//!
+//! What it assumes: the key signs for nobody else, the node's `finalized` does not move back, the
+//! database keeps what it has committed.
+
+use crate::{
+    chain::{BlockTag, Chain as Rpc, ChainError, Heads},
+    ledger::{
+        Envelope, Intent, Lease, Ledger, LedgerError, MinedCost, Outgoing, SignerRole, Topic,
+    },
+    lifecycle::{AttemptKind, Chain, Effect, Mined, Sighting, TransactionState},
+    signer::{KmsSigner, SignerError},
+};
+use alloy::{
+    consensus::TxEip1559,
+    primitives::{Address, TxKind},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Transactions of one signer that are not mined yet. Nodes take 16 per sender.
+const MAX_PENDING: u64 = 12;
+/// Seconds that must be left of a pull's window when it gets its account nonce.
+const MIN_PULL_SECONDS: u64 = 4;
+/// How long a poll may take when nothing is signalled.
+const POLL: Duration = Duration::from_secs(1);
+/// How long bytes are left with the nodes before they are handed over again.
+const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
+/// How long work that would revert waits before it is simulated again.
+const DEFER: Duration = Duration::from_secs(2);
+
+/// Why the outbox could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The chain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The key.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// Somebody else sends with our key, or the ledger is older than the chain.
+    #[error(
+        "signer {signer} has sent {on_chain} transactions, but the ledger allocated only {allocated} \
+         account nonces: another program uses the key, or this ledger is an old backup; find out \
+         which before the keeper may sign again"
+    )]
+    ForeignUse {
+        /// The signer.
+        signer: Address,
+        /// Its transaction count.
+        on_chain: u64,
+        /// The ledger's next account nonce.
+        allocated: u64,
+    },
+}
+
+/// Runs the transactions of one signer on one chain.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Chain id.
+    pub chain_id: u64,
+    /// Endpoints.
+    pub chain: Rpc,
+    /// Its head.
+    pub heads: Heads,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The right to write.
+    pub lease: Lease,
+    /// The key.
+    pub signer: KmsSigner,
+    /// What the key may do.
+    pub role: SignerRole,
+}
+
+/// What the outbox remembers between ticks; none of it is needed after a restart.
+#[derive(Debug, Default)]
+struct Memory {
+    /// When a transaction's bytes were last handed to the nodes.
+    sent: BTreeMap<i64, Instant>,
+    /// Intents that would revert now, and when to look again.
+    deferred: BTreeMap<i64, Instant>,
+}
+
+impl Outbox {
+    /// Runs until `stop`, or until the lease is lost.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`] and [`OutboxError::ForeignUse`]; everything else is retried.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), OutboxError> {
+        let mut work = self.ledger.listen(Topic::Intents);
+        let mut memory = Memory::default();
+        let mut adopted = false;
+        while !stop.is_cancelled() {
+            let done = async {
+                if !adopted {
+                    self.adopt().await?;
+                    adopted = true;
+                }
+                self.tick(&mut memory).await
+            };
+            match done.await {
+                Ok(()) => {}
+                Err(
+                    error @ (OutboxError::Ledger(LedgerError::LeaseLost(_))
+                    | OutboxError::ForeignUse { .. }),
+                ) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(signer = %self.signer.address(), %error, "outbox: trying again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work.wait(POLL) => {}
+                () = self.heads.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the signer over and checks that nobody else used it.
+    async fn adopt(&self) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let on_chain = self.chain.transaction_count(signer, BlockTag::Latest).await?;
+        let mut tx = self.ledger.begin().await?;
+        let allocated =
+            tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, on_chain).await?;
+        tx.commit().await?;
+        if on_chain > allocated {
+            return Err(OutboxError::ForeignUse { signer, on_chain, allocated });
+        }
+        Ok(())
+    }
+
+    async fn tick(&self, memory: &mut Memory) -> Result<(), OutboxError> {
+        self.plan(memory).await?;
+        self.sign().await?;
+        self.follow(memory).await
+    }
+
+    /// Gives open intents account nonces.
+    async fn plan(&self, memory: &mut Memory) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let mut tx = self.ledger.read().await?;
+        let pending = tx.pending_transactions(self.chain_id, signer).await?;
+        let room = MAX_PENDING.saturating_sub(pending);
+        // Deferred intents must not hide the ones behind them.
+        let deferred = u64::try_from(memory.deferred.len()).unwrap_or(u64::MAX);
+        let open = tx.open_intents(self.chain_id, signer, room.saturating_add(deferred)).await?;
+        drop(tx);
+        memory.deferred.retain(|id, _| open.iter().any(|intent| intent.id == *id));
+
+        let now = Instant::now();
+        let ready = open
+            .iter()
+            .filter(|intent| memory.deferred.get(&intent.id).is_none_or(|until| *until <= now))
+            .take(usize::try_from(room).unwrap_or(usize::MAX))
+            .cloned()
+            .collect::<Vec<_>>();
+        for intent in ready {
+            if self.has_expired(&intent) {
+                let mut tx = self.ledger.begin().await?;
+                tx.hold_lease(&self.lease).await?;
+                tx.cancel_intent(intent.id, "the authorization's window closed before its pull")
+                    .await?;
+                tx.commit().await?;
+                tracing::warn!(intent = intent.id, "pull cancelled: its window closed");
+                continue;
+            }
+            let simulated = self
+                .chain
+                .simulate(Some(signer), intent.to, &intent.calldata, BlockTag::Latest)
+                .await;
+            match simulated {
+                Ok(_) => {}
+                Err(ChainError::Reverted { reason, data }) => {
+                    memory.deferred.insert(intent.id, now + DEFER);
+                    tracing::warn!(
+                        intent = intent.id, kind = %intent.kind, reason, %data,
+                        "would revert now: not sent, looking again"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let mut tx = self.ledger.begin().await?;
+            let nonce = tx.plan(&self.lease, self.chain_id, signer, &intent).await?;
+            tx.commit().await?;
+            tracing::info!(
+                intent = intent.id, kind = %intent.kind, account_nonce = nonce, "planned"
+            );
+        }
+        Ok(())
+    }
+
+    fn has_expired(&self, intent: &Intent) -> bool {
+        let Some(valid_before) = intent.valid_before else { return false };
+        // Without a head nothing is known; the simulation will tell.
+        let Some(head) = self.heads.latest() else { return false };
+        valid_before < head.now().saturating_add(MIN_PULL_SECONDS)
+    }
+
+    /// Signs what is planned. The envelope is committed; it is sent by [`Outbox::follow`].
+    async fn sign(&self) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let mut tx = self.ledger.read().await?;
+        let unsigned = tx.unsigned(self.chain_id, signer).await?;
+        drop(tx);
+        if unsigned.is_empty() {
+            return Ok(());
+        }
+        let fees = self.chain.fees().await?;
+        for planned in unsigned {
+            let signed = self
+                .signer
+                .sign(TxEip1559 {
+                    chain_id: self.chain_id,
+                    nonce: planned.account_nonce,
+                    gas_limit: planned.gas_limit,
+                    max_fee_per_gas: fees.max_fee_per_gas.into(),
+                    max_priority_fee_per_gas: fees.max_priority_fee_per_gas.into(),
+                    to: TxKind::Call(planned.to),
+                    input: planned.calldata,
+                    ..TxEip1559::default()
+                })
+                .await?;
+            let envelope = Envelope {
+                hash: signed.hash,
+                kind: AttemptKind::First,
+                raw: signed.raw,
+                max_fee_per_gas: fees.max_fee_per_gas,
+                max_priority_fee_per_gas: fees.max_priority_fee_per_gas,
+            };
+            let mut tx = self.ledger.begin().await?;
+            tx.add_envelope(&self.lease, planned.id, &envelope).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is signed, and looks what became of what was sent.
+    async fn follow(&self, memory: &mut Memory) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let mut tx = self.ledger.read().await?;
+        let outgoing = tx.outgoing(self.chain_id, signer).await?;
+        drop(tx);
+        memory.sent.retain(|id, _| outgoing.iter().any(|transaction| transaction.id == *id));
+        if outgoing.is_empty() {
+            return Ok(());
+        }
+        // One endpoint for count and receipts, the count first: two nodes' views must not be mixed.
+        let node = self.chain.pinned().await?;
+        let chain = Chain {
+            finalized_count: node.transaction_count(signer, BlockTag::Finalized).await?,
+            finalized: node.head(BlockTag::Finalized).await?.number(),
+            safe: node.head(BlockTag::Safe).await?.number(),
+        };
+        for transaction in &outgoing {
+            let mined = if transaction.state == TransactionState::Signed {
+                None
+            } else {
+                mined(&node, transaction).await?
+            };
+            let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
+            let (standing, effect) =
+                TransactionState::observe(transaction.account_nonce, &sighting);
+            if standing.state != transaction.state || standing.is_final {
+                let mut tx = self.ledger.begin().await?;
+                tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
+                tx.commit().await?;
+                tracing::info!(
+                    account_nonce = transaction.account_nonce,
+                    hash = ?transaction.envelopes.last().map(|envelope| envelope.hash),
+                    state = %standing.state,
+                    "transaction moved"
+                );
+            }
+            match effect {
+                Effect::Nothing => {}
+                Effect::Rebroadcast => self.broadcast(memory, transaction).await,
+                Effect::Alarm => tracing::error!(
+                    %signer,
+                    account_nonce = transaction.account_nonce,
+                    "ALARM: the account nonce is gone and none of our envelopes took it; the \
+                     transaction is parked: find what {signer} sent with it",
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    async fn broadcast(&self, memory: &mut Memory, transaction: &Outgoing) {
+        let recent =
+            memory.sent.get(&transaction.id).is_some_and(|sent| sent.elapsed() < REBROADCAST_AFTER);
+        let Some(envelope) = transaction.envelopes.last() else { return };
+        if recent {
+            return;
+        }
+        memory.sent.insert(transaction.id, Instant::now());
+        let class = self.chain.send_raw(&envelope.raw).await;
+        tracing::info!(
+            account_nonce = transaction.account_nonce, hash = %envelope.hash,
+            class = class.as_str(), "broadcast"
+        );
+    }
+}
+
+/// The envelope of a transaction that has a receipt in a canonical block, if any has.
+async fn mined(node: &Rpc, transaction: &Outgoing) -> Result<Option<MinedCost>, ChainError> {
+    for envelope in &transaction.envelopes {
+        let Some(receipt) = node.receipt(envelope.hash).await? else { continue };
+        // A receipt may be a preconfirmation; only a sealed, canonical block counts.
+        let block = node.head(BlockTag::Number(receipt.block_number())).await?;
+        if block.hash != receipt.block_hash {
+            continue;
+        }
+        return Ok(Some(MinedCost {
+            mined: Mined {
+                hash: envelope.hash,
+                kind: envelope.kind,
+                block: receipt.block_number(),
+                success: receipt.success(),
+            },
+            block_hash: receipt.block_hash,
+            gas_used: receipt.gas_used(),
+            l2_fee: receipt.l2_fee(),
+            l1_fee: receipt.l1_fee(),
+        }));
+    }
+    Ok(None)
+}

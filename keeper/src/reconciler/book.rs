@@ -1,0 +1,242 @@
+//! Booking what the mirror holds: one journal per log, in chain order, once.
+
+use super::{Reconciler, ReconcilerError};
+use crate::{
+    ledger::{
+        AccountCode, JournalKind, LedgerError, LogRef, Payout, Posting, Pull, SplitterLog,
+        SplitterRecord, Tx,
+    },
+    lifecycle::KeeperState,
+    splitter::SplitterEvent,
+    x402::MicroUsdc,
+};
+use alloy::primitives::{Address, B256, U256};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Most blocks booked in one SQL transaction.
+const MAX_BLOCKS: u64 = 500;
+
+/// A log of any of the three mirrors.
+enum Entry {
+    Pull(Pull),
+    Payout(Payout),
+    Log(SplitterLog),
+}
+
+impl Entry {
+    const fn at(&self) -> &LogRef {
+        match self {
+            Self::Pull(pull) => &pull.at,
+            Self::Payout(payout) => &payout.at,
+            Self::Log(log) => &log.at,
+        }
+    }
+}
+
+/// A journal about to be posted.
+struct Draft {
+    kind: JournalKind,
+    settlement: Option<Uuid>,
+    postings: Vec<Posting>,
+}
+
+impl Reconciler {
+    /// Books every log up to `buried` that is not booked yet.
+    pub(super) async fn book(&self, buried: u64) -> Result<(), ReconcilerError> {
+        let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
+        let mut tx = self.ledger.begin().await?;
+        tx.hold_lease(&self.lease).await?;
+        let mirrored = tx.mirror_cursor(chain_id, address).await?.unwrap_or(first_block);
+        let from = tx.last_booked_block(chain_id, address).await?.unwrap_or(first_block);
+        let to = buried.min(mirrored.saturating_sub(1)).min(from.saturating_add(MAX_BLOCKS));
+        if to < from {
+            return Ok(());
+        }
+        let booked: BTreeSet<_> =
+            tx.booked_since(chain_id, address, from).await?.into_iter().collect();
+        let mut entries = Vec::new();
+        entries.extend(tx.pulls(chain_id, address, from, to).await?.into_iter().map(Entry::Pull));
+        entries
+            .extend(tx.payouts(chain_id, address, from, to).await?.into_iter().map(Entry::Payout));
+        entries.extend(
+            tx.splitter_logs(chain_id, address, from, to).await?.into_iter().map(Entry::Log),
+        );
+        entries.retain(|entry| !booked.contains(&(entry.at().tx_hash, entry.at().log_index)));
+        entries.sort_by_key(|entry| entry.at().position());
+        for (position, entry) in entries.iter().enumerate() {
+            let next = entries.get(position.saturating_add(1));
+            // The driver has not caught up with this log; it is booked in a later round, and so
+            // is everything behind it.
+            let Some(draft) = self.draft(&mut tx, entry, next).await? else { break };
+            let Draft { kind, settlement, postings } = draft;
+            tx.post(chain_id, address, kind, settlement, entry.at(), &postings).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn draft(
+        &self,
+        tx: &mut Tx,
+        entry: &Entry,
+        next: Option<&Entry>,
+    ) -> Result<Option<Draft>, ReconcilerError> {
+        Ok(match entry {
+            Entry::Pull(pull) => Some(self.draft_pull(tx, pull).await?),
+            Entry::Payout(payout) => Some(Draft {
+                kind: JournalKind::Payout,
+                settlement: None,
+                postings: vec![
+                    Posting::debit(AccountCode::Payable(payout.recipient), payout.amount),
+                    Posting::credit(AccountCode::Splitter, payout.amount),
+                ],
+            }),
+            Entry::Log(log) => match log.event {
+                SplitterEvent::SettlementRecorded { capability_id, amount, .. } => {
+                    self.draft_record(tx, log, capability_id, micro(amount)?).await?
+                }
+                SplitterEvent::PaymentSplit { .. } => Some(self.draft_split(log, next)?),
+                SplitterEvent::ProviderEscrowed { provider, amount } => {
+                    let amount = micro(amount)?;
+                    Some(Draft {
+                        kind: JournalKind::Escrow,
+                        settlement: None,
+                        postings: vec![
+                            Posting::debit(AccountCode::Payable(provider), amount),
+                            Posting::credit(AccountCode::Escrow(provider), amount),
+                        ],
+                    })
+                }
+                SplitterEvent::ProviderWithdrew { provider, amount } => {
+                    let amount = micro(amount)?;
+                    Some(Draft {
+                        kind: JournalKind::Withdrawal,
+                        settlement: None,
+                        postings: vec![
+                            Posting::debit(AccountCode::Escrow(provider), amount),
+                            Posting::credit(AccountCode::Payable(provider), amount),
+                        ],
+                    })
+                }
+            },
+        })
+    }
+
+    /// Money for a settlement waits in clearing; money for nobody in suspense.
+    async fn draft_pull(&self, tx: &mut Tx, pull: &Pull) -> Result<Draft, ReconcilerError> {
+        let mut paid = None;
+        if let Some(id) = pull.settlement {
+            paid = tx.settlement(id).await?.filter(|known| known.status.is_paid());
+        }
+        let (kind, account) =
+            match paid.as_ref().and_then(|settlement| settlement.splitter_capability_id) {
+                Some(capability) => (JournalKind::Pull, AccountCode::Clearing(capability)),
+                None => (JournalKind::UnattributedInflow, AccountCode::Suspense),
+            };
+        Ok(Draft {
+            kind,
+            settlement: paid.map(|settlement| settlement.id),
+            postings: vec![
+                Posting::debit(AccountCode::Splitter, pull.amount),
+                Posting::credit(account, pull.amount),
+            ],
+        })
+    }
+
+    /// A record that is a settlement's takes its money out of clearing. Any other takes it out of
+    /// suspense, which may be overdrawn and then shows it.
+    async fn draft_record(
+        &self,
+        tx: &mut Tx,
+        log: &SplitterLog,
+        capability: B256,
+        amount: MicroUsdc,
+    ) -> Result<Option<Draft>, ReconcilerError> {
+        let SplitterRecord { chain_id, asset, .. } = self.splitter;
+        let SplitterEvent::SettlementRecorded { payer, .. } = log.event else { return Ok(None) };
+        let named = match log.nonce {
+            Some(nonce) => tx.settlement_by_identity(chain_id, asset, payer, nonce).await?,
+            None => None,
+        };
+        if named.as_ref().is_some_and(|known| known.keeper_state == KeeperState::Recording) {
+            return Ok(None);
+        }
+        let ours = named.filter(|known| {
+            known.record.is_some_and(|record| {
+                record.tx_hash == log.at.tx_hash && record.log_index == log.at.log_index
+            })
+        });
+        let (kind, from) =
+            match ours.as_ref().and_then(|settlement| settlement.splitter_capability_id) {
+                Some(paid_for) => (JournalKind::Record, AccountCode::Clearing(paid_for)),
+                None => {
+                    tracing::error!(
+                        tx_hash = %log.at.tx_hash,
+                        "ALARM: a record that belongs to no settlement of this ledger"
+                    );
+                    (JournalKind::UnattributedRecord, AccountCode::Suspense)
+                }
+            };
+        Ok(Some(Draft {
+            kind,
+            settlement: ours.map(|settlement| settlement.id),
+            postings: vec![
+                Posting::debit(from, amount),
+                Posting::credit(AccountCode::Accounted(capability), amount),
+            ],
+        }))
+    }
+
+    fn draft_split(
+        &self,
+        log: &SplitterLog,
+        next: Option<&Entry>,
+    ) -> Result<Draft, ReconcilerError> {
+        let SplitterRecord { hub_treasury, network_reserve, .. } = self.splitter;
+        let SplitterEvent::PaymentSplit {
+            capability_id,
+            amount,
+            provider_amount,
+            hub_amount,
+            reserve_amount,
+            ..
+        } = log.event
+        else {
+            return Err(ReconcilerError::Unexplained(log.at));
+        };
+        let mut postings =
+            vec![Posting::debit(AccountCode::Accounted(capability_id), micro(amount)?)];
+        if !provider_amount.is_zero() {
+            let provider = provider_behind(log, next, provider_amount)?;
+            postings.push(Posting::credit(AccountCode::Payable(provider), micro(provider_amount)?));
+        }
+        postings.push(Posting::credit(AccountCode::Payable(hub_treasury), micro(hub_amount)?));
+        postings
+            .push(Posting::credit(AccountCode::Payable(network_reserve), micro(reserve_amount)?));
+        Ok(Draft { kind: JournalKind::Split, settlement: None, postings })
+    }
+}
+
+/// `PaymentSplit` does not name the provider; the log behind it, his payment or his escrow, does.
+fn provider_behind(
+    log: &SplitterLog,
+    next: Option<&Entry>,
+    share: U256,
+) -> Result<Address, ReconcilerError> {
+    match next.filter(|next| next.at().tx_hash == log.at.tx_hash) {
+        Some(Entry::Payout(payout)) if U256::from(payout.amount.micro()) == share => {
+            Ok(payout.recipient)
+        }
+        Some(Entry::Log(SplitterLog {
+            event: SplitterEvent::ProviderEscrowed { provider, amount },
+            ..
+        })) if *amount == share => Ok(*provider),
+        _ => Err(ReconcilerError::Unexplained(log.at)),
+    }
+}
+
+fn micro(amount: U256) -> Result<MicroUsdc, LedgerError> {
+    MicroUsdc::try_from(amount)
+        .map_err(|_| LedgerError::OutOfRange { what: "amount", value: amount.to_string() })
+}
