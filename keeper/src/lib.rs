@@ -1,6 +1,8 @@
 //! x402-keeper: makes an x402 payment final, exactly once, and can prove it.
 pub mod chain;
+pub mod cli;
 pub mod driver;
+pub mod edge;
 pub mod eip3009;
 pub mod facilitator;
 pub mod ledger;

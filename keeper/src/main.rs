@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The one binary.
+
+fn main() -> std::process::ExitCode {
+    keeper::cli::main()
+}

@@ -3,7 +3,7 @@
 
 use super::{
     LedgerError, Result, Tx,
-    columns::{address, bigint, hash, hex, money, now, unsigned},
+    columns::{address, bigint, hash, hex, money, now, unsigned, uuid},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::{splitter::SplitterEvent, x402::MicroUsdc};
@@ -330,24 +330,24 @@ impl Tx {
         let chain = bigint("chain id", chain_id)?;
         let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
         let rows = fetch_all!(self, PullRow, SELECT, chain, hex(splitter), from, to)?;
-        rows.into_iter()
-            .map(|row| {
-                let nonce = row.eip3009_nonce.as_deref();
-                let settlement = row.settlement_id.as_deref();
-                Ok(Pull {
-                    at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
-                    block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
-                    payer: address("x402_pull_events.payer", &row.payer)?,
-                    nonce: nonce
-                        .map(|nonce| hash("x402_pull_events.eip3009_nonce", nonce))
-                        .transpose()?,
-                    amount: money("x402_pull_events.amount_micro", row.amount_micro)?,
-                    settlement: settlement
-                        .map(|id| super::columns::uuid("x402_pull_events.settlement_id", id))
-                        .transpose()?,
-                })
-            })
-            .collect()
+        rows.into_iter().map(Pull::try_from).collect()
+    }
+
+    /// The inflow that a payment's authorization moved, if the mirror holds it.
+    pub async fn pull_of(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        payer: Address,
+        nonce: B256,
+    ) -> Result<Option<Pull>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            payer, eip3009_nonce, amount_micro, settlement_id FROM x402_pull_events
+            WHERE chain_id = $1 AND splitter = $2 AND payer = $3 AND eip3009_nonce = $4";
+        let chain = bigint("chain id", chain_id)?;
+        fetch_optional!(self, PullRow, SELECT, chain, hex(splitter), hex(payer), hex(nonce))?
+            .map(Pull::try_from)
+            .transpose()
     }
 
     /// What went out, in a range of blocks, in chain order.
@@ -432,6 +432,25 @@ impl Tx {
         let from = bigint("block number", from)?;
         let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(capability), from)?;
         rows.into_iter().map(SplitterLog::try_from).collect()
+    }
+}
+
+impl TryFrom<PullRow> for Pull {
+    type Error = LedgerError;
+
+    fn try_from(row: PullRow) -> Result<Self> {
+        let nonce = row.eip3009_nonce.as_deref();
+        let settlement = row.settlement_id.as_deref();
+        Ok(Self {
+            at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
+            block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
+            payer: address("x402_pull_events.payer", &row.payer)?,
+            nonce: nonce.map(|nonce| hash("x402_pull_events.eip3009_nonce", nonce)).transpose()?,
+            amount: money("x402_pull_events.amount_micro", row.amount_micro)?,
+            settlement: settlement
+                .map(|id| uuid("x402_pull_events.settlement_id", id))
+                .transpose()?,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ mod connect;
 mod deliveries;
 mod events;
 mod journal;
+mod leases;
 mod mirror;
 mod outbox;
 mod query;
@@ -23,10 +24,10 @@ pub use connect::Ledger;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
 pub use journal::{AccountCode, JournalKind, Posting, Side};
+pub use leases::Lease;
 pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog};
 pub use outbox::{
-    Envelope, Intent, IntentKind, IntentState, Lease, MinedCost, NewIntent, Outgoing, SignerRole,
-    Unsigned,
+    Envelope, Intent, IntentKind, IntentState, MinedCost, NewIntent, Outgoing, SignerRole, Unsigned,
 };
 pub use query::Tx;
 pub use settlements::{
@@ -100,6 +101,11 @@ impl LedgerError {
                     | sqlx::Error::WorkerCrashed
             )
         )
+    }
+
+    /// Whether another daemon has taken over.
+    pub const fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::LeaseLost(_))
     }
 
     /// Whether a constraint of the schema refused the row.

@@ -1,28 +1,16 @@
-//! The outbox's tables: leases, signers, intents, transactions and their signed envelopes.
+//! The outbox's tables: signers, intents, transactions and their signed envelopes.
 //!
 //! A lease's epoch fences every write: whoever lost the lease can neither allocate an account nonce
 //! nor persist an envelope.
 
 use super::{
-    LedgerError, Result, Tx,
+    Lease, LedgerError, Result, Tx,
     columns::{address, bigint, hash, hex, now, unsigned, word},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::lifecycle::{AttemptKind, Mined, Standing, TransactionState, words};
 use alloy::primitives::{Address, B256, Bytes};
-use std::time::Duration;
 use uuid::Uuid;
-
-/// The right to allocate, sign and persist, as long as its epoch is the newest.
-#[derive(Debug, Clone)]
-pub struct Lease {
-    /// What is leased.
-    pub name: String,
-    /// Who holds it.
-    pub holder: String,
-    /// Rises by one with every holder.
-    pub epoch: u64,
-}
 
 /// What a signer's key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -210,91 +198,6 @@ struct Hash {
 }
 
 impl Tx {
-    // ------------------------------------------------------------------------ leases
-
-    /// Takes a lease that is free or has run out. `None` when somebody holds it.
-    pub async fn acquire_lease(
-        &mut self,
-        name: &str,
-        holder: &str,
-        ttl: Duration,
-    ) -> Result<Option<Lease>> {
-        /// `$now` is the database's clock in milliseconds: processes' clocks differ.
-        macro_rules! acquire {
-            ($now:literal) => {
-                concat!(
-                    "INSERT INTO leases (name, holder, epoch, expires_at_ms)
-                     VALUES ($1, $2, 1, ",
-                    $now,
-                    " + $3) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder,
-                     epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms
-                     WHERE leases.expires_at_ms < ",
-                    $now,
-                    " RETURNING epoch AS number"
-                )
-            };
-        }
-        const POSTGRES: &str = acquire!("(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT");
-        const SQLITE: &str = acquire!("CAST(unixepoch('subsec') * 1000 AS INTEGER)");
-        let ttl = bigint("lease time", ttl.as_millis())?;
-        let sql = if matches!(self, Self::Postgres(_)) { POSTGRES } else { SQLITE };
-        let Some(row) = fetch_optional!(self, Number, sql, name, holder, ttl)? else {
-            return Ok(None);
-        };
-        let epoch = unsigned("leases.epoch", row.number)?;
-        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch }))
-    }
-
-    /// Extends a lease.
-    ///
-    /// # Errors
-    /// [`LedgerError::LeaseLost`] when somebody else has taken it.
-    pub async fn renew_lease(&mut self, lease: &Lease, ttl: Duration) -> Result<()> {
-        macro_rules! renew {
-            ($now:literal) => {
-                concat!(
-                    "UPDATE leases SET expires_at_ms = ",
-                    $now,
-                    " + $1 WHERE name = $2 AND holder = $3 AND epoch = $4"
-                )
-            };
-        }
-        const POSTGRES: &str = renew!("(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT");
-        const SQLITE: &str = renew!("CAST(unixepoch('subsec') * 1000 AS INTEGER)");
-        let sql = if matches!(self, Self::Postgres(_)) { POSTGRES } else { SQLITE };
-        let ttl = bigint("lease time", ttl.as_millis())?;
-        let epoch = bigint("epoch", lease.epoch)?;
-        let rows = execute!(self, sql, ttl, &lease.name, &lease.holder, epoch)?;
-        if rows == 1 { Ok(()) } else { Err(LedgerError::LeaseLost(lease.name.clone())) }
-    }
-
-    /// Gives a lease back, so that another process need not wait for its end.
-    pub async fn release_lease(&mut self, lease: &Lease) -> Result<()> {
-        const UPDATE: &str = "UPDATE leases SET expires_at_ms = 0
-            WHERE name = $1 AND holder = $2 AND epoch = $3";
-        let epoch = bigint("epoch", lease.epoch)?;
-        execute!(self, UPDATE, &lease.name, &lease.holder, epoch)?;
-        Ok(())
-    }
-
-    /// Locks the lease until this transaction ends and checks that it is still ours. Every write of
-    /// the outbox begins with this.
-    ///
-    /// # Errors
-    /// [`LedgerError::LeaseLost`].
-    pub async fn hold_lease(&mut self, lease: &Lease) -> Result<()> {
-        const SELECT: &str = "SELECT epoch AS number FROM leases
-            WHERE name = $1 AND holder = $2 AND epoch = $3";
-        const SELECT_FOR_SHARE: &str = "SELECT epoch AS number FROM leases
-            WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE";
-        // On SQLite this transaction is the only writer already.
-        let sql = if matches!(self, Self::Postgres(_)) { SELECT_FOR_SHARE } else { SELECT };
-        let epoch = bigint("epoch", lease.epoch)?;
-        fetch_optional!(self, Number, sql, &lease.name, &lease.holder, epoch)?
-            .map(drop)
-            .ok_or_else(|| LedgerError::LeaseLost(lease.name.clone()))
-    }
-
     // ------------------------------------------------------------------------ signers
 
     /// Takes a signer over for this epoch and returns its next account nonce. A signer seen for the

@@ -66,6 +66,13 @@ pub enum OutboxError {
     },
 }
 
+impl OutboxError {
+    /// Whether another daemon has taken over.
+    pub const fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::Ledger(LedgerError::LeaseLost(_)))
+    }
+}
+
 /// Runs the transactions of one signer on one chain.
 #[derive(Debug)]
 pub struct Outbox {

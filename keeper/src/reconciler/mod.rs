@@ -41,6 +41,13 @@ pub enum ReconcilerError {
     Overflow(&'static str),
 }
 
+impl ReconcilerError {
+    /// Whether another daemon has taken over.
+    pub const fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::Ledger(LedgerError::LeaseLost(_)))
+    }
+}
+
 /// Reconciles one Splitter.
 #[derive(Debug)]
 pub struct Reconciler {

@@ -133,8 +133,12 @@ pub async fn reconcile(
         })
     };
     let escrowed = owed.saturating_sub(accounted);
+    // What came in unasked is in suspense, not in settlements.
+    let came_in = i128::from(totals.paid_micro)
+        .checked_add(journal("suspense:"))
+        .ok_or(ReconcilerError::Overflow("came in"))?;
     let rows = vec![
-        row("pulled for settlements", i128::from(totals.paid_micro), Some(logs.inflow), None)?,
+        row("came in", came_in, Some(logs.inflow), None)?,
         row("recorded", i128::from(totals.recorded_micro), Some(logs.recorded), None)?,
         row("split", i128::from(totals.split_micro), Some(logs.split), None)?,
         row("split to providers", i128::from(totals.provider_micro), Some(logs.provider), None)?,

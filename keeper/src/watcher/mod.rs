@@ -38,6 +38,13 @@ pub enum WatcherError {
     Inconsistent(String),
 }
 
+impl WatcherError {
+    /// Whether another daemon has taken over.
+    pub const fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::Ledger(LedgerError::LeaseLost(_)))
+    }
+}
+
 /// Watches one Splitter.
 #[derive(Debug)]
 pub struct Watcher {

@@ -257,7 +257,7 @@ mod tests {
     fn base64_is_strict() {
         let mut text = v1().to_string();
         // A length that needs padding.
-        while text.len() % 3 == 0 {
+        while text.len().is_multiple_of(3) {
             text.push(' ');
         }
         let refused = |header: &[u8]| {

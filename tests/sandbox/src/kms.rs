@@ -5,6 +5,7 @@
 //! hashing them again, answers in DER, with another signature at each call, and half of them with
 //! a high `s`. Keys live and die with it.
 
+use alloy::primitives::Address;
 use axum::{
     Router,
     body::Bytes,
@@ -96,6 +97,19 @@ impl KmsDouble {
         &self.url
     }
 
+    /// Creates a key, as its owner does in the console, and tells its ARN and address.
+    pub fn create_key(&self) -> eyre::Result<(String, Address)> {
+        let created = self.state.create_key(&CreateKey {
+            key_spec: "ECC_SECG_P256K1".to_owned(),
+            key_usage: "SIGN_VERIFY".to_owned(),
+        });
+        let metadata = created.map_err(|Failure(kind, what)| eyre::eyre!("{kind}: {what}"))?;
+        let arn = metadata["KeyMetadata"]["Arn"].as_str().unwrap_or_default().to_owned();
+        let (_, key) =
+            self.state.key(&arn).map_err(|Failure(kind, what)| eyre::eyre!("{kind}: {what}"))?;
+        Ok((arn, Address::from_public_key(key.verifying_key())))
+    }
+
     /// Credentials that it accepts.
     pub fn credentials(&self) -> &KmsCredentials {
         &self.state.credentials
@@ -127,7 +141,7 @@ async fn answer(
     check_signature(&state.credentials, &headers, &body)?;
     let target = header(&headers, "x-amz-target")?;
     let answer = match target.strip_prefix("TrentService.") {
-        Some("CreateKey") => state.create_key(parse(&body)?),
+        Some("CreateKey") => state.create_key(&parse(&body)?),
         Some("DescribeKey") => state.describe_key(&parse(&body)?),
         Some("GetPublicKey") => state.get_public_key(&parse(&body)?),
         Some("Sign") => state.sign(&parse(&body)?),
@@ -164,7 +178,7 @@ struct Sign {
 }
 
 impl Keys {
-    fn create_key(&self, request: CreateKey) -> Result<Value, Failure> {
+    fn create_key(&self, request: &CreateKey) -> Result<Value, Failure> {
         if request.key_spec != "ECC_SECG_P256K1" || request.key_usage != "SIGN_VERIFY" {
             return Err(Failure(
                 "ValidationException",

@@ -1,6 +1,7 @@
 //! Everything around the keeper that a demo or a test needs, on this machine alone: a local Base
 //! ([`Anvil`]), the contracts on it ([`Contracts`]), a double of AWS KMS ([`KmsDouble`]), a
-//! throwaway PostgreSQL ([`Postgres`]) and a provider to sell something ([`SampleProvider`]).
+//! throwaway PostgreSQL ([`Postgres`]) and a provider to sell something ([`SampleProvider`]); a
+//! [`Stack`] is all of them at once, with a daemon's configuration.
 //!
 //! The real thing runs wherever it can be had. Two doubles exist because theirs cannot: KMS and
 //! Circle's USDC; both are as strict as what they stand for.
@@ -13,6 +14,7 @@ mod guard;
 mod kms;
 mod postgres;
 mod provider;
+mod stack;
 mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
@@ -20,4 +22,5 @@ pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
 pub use kms::{KmsCredentials, KmsDouble};
 pub use postgres::Postgres;
 pub use provider::SampleProvider;
+pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;

@@ -1,0 +1,272 @@
+//! From a configuration to a daemon that may settle: everything that could be wrong is looked at
+//! before the first key signs.
+//!
+//! What is wrong for good ends the program with one sentence. What does not answer is waited for.
+//! A trust root that does not match starts no service.
+
+use super::config::{self, Config};
+use crate::{
+    chain::{BlockTag, Chain, ChainError},
+    edge::{Health, TrustRoot},
+    eip3009::{FiatToken, domain},
+    ledger::{Ledger, LedgerError, SplitterRecord},
+    signer::KmsSigner,
+    splitter::{DOMAIN_NAME, DOMAIN_VERSION_V1, JecpSplitter},
+    x402::{MicroUsdc, Network},
+};
+use std::{future::Future, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Between two attempts: doubling from here …
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+/// … up to here.
+const MAX_DELAY: Duration = Duration::from_secs(15);
+
+/// Why the daemon cannot go on.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// The operator must change something.
+    Fatal(String),
+    /// The settler's key is not the Splitter's.
+    TrustRoot(String),
+    /// It may work later.
+    Wait(String),
+}
+
+impl From<ChainError> for Obstacle {
+    fn from(error: ChainError) -> Self {
+        Self::Wait(error.to_string())
+    }
+}
+
+impl From<LedgerError> for Obstacle {
+    fn from(error: LedgerError) -> Self {
+        if error.is_unavailable() {
+            return Self::Wait(error.to_string());
+        }
+        match error {
+            LedgerError::Conflict(_) => Self::Wait(error.to_string()),
+            error => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+/// A Splitter that was looked at and found good, with its keys.
+#[derive(Debug, Clone)]
+pub(super) struct Station {
+    pub(super) settings: config::Splitter,
+    pub(super) chain_settings: config::Chain,
+    pub(super) network: Network,
+    pub(super) chain: Chain,
+    pub(super) record: SplitterRecord,
+}
+
+/// A station's keys.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    pub(super) settler: KmsSigner,
+    pub(super) puller: KmsSigner,
+}
+
+/// Repeats an attempt until it succeeds or cannot, telling `health` what it waits for. `None` when
+/// the program is stopped meanwhile.
+pub(super) async fn persist<T, F>(
+    health: &Health,
+    component: &str,
+    stop: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Result<Option<T>, Obstacle>
+where
+    F: Future<Output = Result<T, Obstacle>>,
+{
+    let mut delay = FIRST_DELAY;
+    loop {
+        match attempt().await {
+            Ok(found) => {
+                health.found(component);
+                return Ok(Some(found));
+            }
+            Err(Obstacle::Wait(reason)) => {
+                tracing::warn!(component, reason, retry_in = ?delay, "not there yet");
+                health.wait_for(component, &reason);
+            }
+            Err(obstacle) => return Err(obstacle),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = MAX_DELAY.min(delay.saturating_mul(2));
+    }
+}
+
+/// Opens the ledger.
+pub(super) async fn open_ledger(url: &str) -> Result<Ledger, Obstacle> {
+    Ok(Ledger::open(url).await?)
+}
+
+/// Looks at a Splitter: right chain, right code, right token.
+pub(super) async fn inspect(
+    config: &Config,
+    settings: &config::Splitter,
+) -> Result<Station, Obstacle> {
+    let fatal = |what: String| Err(Obstacle::Fatal(what));
+    let address = settings.address;
+    let (Some(chain_settings), Some(network)) =
+        (config.chain_of(settings), Network::from_chain_id(settings.chain))
+    else {
+        return fatal(format!("splitter {address}: chain {} is unknown", settings.chain));
+    };
+    let chain = Chain::new(&chain_settings.rpc)?;
+    let chain_id = chain.chain_id().await?;
+    if chain_id != settings.chain {
+        return fatal(format!(
+            "chain {}: its rpc endpoint serves chain {chain_id}; correct id or rpc",
+            settings.chain
+        ));
+    }
+    if chain.code(address).await?.is_empty() {
+        return fatal(format!(
+            "splitter {address}: there is no contract on chain {chain_id}; correct address or chain"
+        ));
+    }
+    let (name, version) =
+        match chain.call(address, &JecpSplitter::eip712DomainCall {}, BlockTag::Latest).await {
+            Ok(domain) => (domain.name, domain.version),
+            Err(ChainError::Unavailable { method, reason }) => {
+                return Err(ChainError::Unavailable { method, reason }.into());
+            }
+            Err(_) => (String::new(), String::new()),
+        };
+    if name != DOMAIN_NAME || version != DOMAIN_VERSION_V1 {
+        return fatal(format!(
+            "splitter {address}: the contract is no JecpSplitter {DOMAIN_VERSION_V1} (eip712Domain \
+             says {name:?} {version:?}); correct address"
+        ));
+    }
+    let usdc = network.usdc();
+    let asset = chain.call(address, &JecpSplitter::USDCCall {}, BlockTag::Latest).await?;
+    if asset != usdc.address {
+        return fatal(format!(
+            "splitter {address}: its token is {asset}, not {network}'s USDC {}; this Splitter \
+             cannot be used",
+            usdc.address
+        ));
+    }
+    let separator = chain.call(asset, &FiatToken::DOMAIN_SEPARATORCall {}, BlockTag::Latest).await;
+    let expected = domain(&usdc, chain_id).separator();
+    match separator {
+        Ok(separator) if separator == expected => {}
+        Err(error @ ChainError::Unavailable { .. }) => return Err(error.into()),
+        _ => {
+            return fatal(format!(
+                "token {asset}: its DOMAIN_SEPARATOR is not that of {:?} version {:?}, so no \
+                 payer's signature would be valid; correct chain or rpc",
+                usdc.name, usdc.version
+            ));
+        }
+    }
+    let per_tx_cap =
+        chain.call(address, &JecpSplitter::PER_TX_CAPCall {}, BlockTag::Latest).await?;
+    let record = SplitterRecord {
+        chain_id,
+        address,
+        asset,
+        hub_treasury: chain
+            .call(address, &JecpSplitter::HUB_TREASURYCall {}, BlockTag::Latest)
+            .await?,
+        network_reserve: chain
+            .call(address, &JecpSplitter::NETWORK_RESERVECall {}, BlockTag::Latest)
+            .await?,
+        authorized_settler: chain
+            .call(address, &JecpSplitter::AUTHORIZED_SETTLERCall {}, BlockTag::Latest)
+            .await?,
+        // A cap above what the ledger can hold is no cap.
+        per_tx_cap: MicroUsdc::try_from(per_tx_cap)
+            .unwrap_or_else(|_| MicroUsdc::new(i64::MAX.unsigned_abs()).unwrap_or_default()),
+        first_block: settings.first_block,
+    };
+    check_puller(&chain, settings, &record).await?;
+    Ok(Station {
+        settings: settings.clone(),
+        chain_settings: chain_settings.clone(),
+        network,
+        chain,
+        record,
+    })
+}
+
+/// The puller must hold no role at the contract.
+async fn check_puller(
+    chain: &Chain,
+    settings: &config::Splitter,
+    record: &SplitterRecord,
+) -> Result<(), Obstacle> {
+    let latest = BlockTag::Latest;
+    let relayer = chain.call(record.address, &JecpSplitter::relayerCall {}, latest).await?;
+    let admin = chain.call(record.address, &JecpSplitter::RELAYER_ADMINCall {}, latest).await?;
+    for (role, holder) in [
+        ("AUTHORIZED_SETTLER", record.authorized_settler),
+        ("relayer", relayer),
+        ("RELAYER_ADMIN", admin),
+        ("HUB_TREASURY", record.hub_treasury),
+        ("NETWORK_RESERVE", record.network_reserve),
+    ] {
+        if settings.puller.address == holder {
+            return Err(Obstacle::Fatal(format!(
+                "splitter {}: the puller {holder} is also the contract's {role}; give the puller a \
+                 key of its own",
+                record.address
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fetches the keys from KMS and holds them against configuration and contract (R-150).
+pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
+    let Station { settings, record, .. } = station;
+    let wait = |error: crate::signer::SignerError| Obstacle::Wait(error.to_string());
+    let settler =
+        KmsSigner::connect(&settings.settler.kms(), record.chain_id).await.map_err(wait)?;
+    for (what, expected) in [
+        ("the Splitter's AUTHORIZED_SETTLER", record.authorized_settler),
+        ("the configuration's settler.address", settings.settler.address),
+    ] {
+        if settler.address() != expected {
+            return Err(Obstacle::TrustRoot(format!(
+                "splitter {}: KMS key {} is {}, but {what} is {expected}; nothing will be settled \
+                 with a key that the contract does not obey",
+                record.address,
+                settings.settler.key_id,
+                settler.address()
+            )));
+        }
+    }
+    let puller = KmsSigner::connect(&settings.puller.kms(), record.chain_id).await.map_err(wait)?;
+    if puller.address() != settings.puller.address {
+        return Err(Obstacle::Fatal(format!(
+            "splitter {}: KMS key {} is {}, but puller.address is {}; correct one of them",
+            record.address,
+            settings.puller.key_id,
+            puller.address(),
+            settings.puller.address
+        )));
+    }
+    Ok(Keys { settler, puller })
+}
+
+/// Enters a Splitter into the ledger.
+pub(super) async fn enter(ledger: &Ledger, station: &Station) -> Result<(), Obstacle> {
+    let mut tx = ledger.begin().await?;
+    tx.enter_splitter(&station.record).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Marks the trust root.
+pub(super) fn mark(health: &Health, obstacle: &Obstacle) {
+    if matches!(obstacle, Obstacle::TrustRoot(_)) {
+        health.set_trust_root(TrustRoot::Mismatch);
+    }
+}

@@ -1,0 +1,288 @@
+//! The configuration file.
+
+use crate::{
+    edge::{Auth, Catalogue},
+    signer::KmsKey,
+    x402::Network,
+};
+use alloy::primitives::Address;
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use serde::Deserialize;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use url::Url;
+
+/// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
+/// error.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    /// `postgres://…` or `sqlite:path`; `KEEPER_DATABASE` overrides it.
+    pub(super) database: String,
+    /// Permits plain http where agents' or providers' data travels. Never for real money.
+    #[serde(default)]
+    pub(super) test_mode: bool,
+    /// Catalogue file, relative to this one.
+    pub(super) catalogue: PathBuf,
+    pub(super) http: Http,
+    pub(super) chain: Vec<Chain>,
+    pub(super) splitter: Vec<Splitter>,
+}
+
+/// The edge.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http {
+    pub(super) listen: SocketAddr,
+    /// How agents reach it from outside.
+    pub(super) public_url: Url,
+    pub(super) auth: Auth,
+    /// How long a call waits for its pull before it is told to ask again.
+    #[serde(default = "default_settle_timeout", with = "humantime_serde")]
+    pub(super) settle_timeout: Duration,
+    /// Seconds that a payer has between challenge and payment (R-011).
+    #[serde(default = "default_max_timeout_seconds")]
+    pub(super) max_timeout_seconds: u64,
+}
+
+/// A chain.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chain {
+    pub(super) id: u64,
+    /// JSON-RPC endpoints, best first.
+    pub(super) rpc: Vec<Url>,
+    /// How often the head is looked at.
+    #[serde(default = "default_poll_interval", with = "humantime_serde")]
+    pub(super) poll_interval: Duration,
+    /// Confirmations before a pull is recorded.
+    #[serde(default = "default_record_confirmations")]
+    pub(super) record_confirmations: u64,
+    /// Confirmations before a payment is confirmed and booked.
+    #[serde(default = "default_confirmations")]
+    pub(super) confirmations: u64,
+    /// At most this long between two reconciliations.
+    #[serde(default = "default_reconcile_interval", with = "humantime_serde")]
+    pub(super) reconcile_interval: Duration,
+}
+
+/// Whether a Splitter takes new payments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// It does.
+    Active,
+    /// It was replaced; what was paid to it is still recorded and split.
+    Draining,
+}
+
+/// How payments are pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// By the daemon's own puller key.
+    #[serde(rename = "self")]
+    SelfPull,
+}
+
+/// A Splitter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Splitter {
+    pub(super) chain: u64,
+    pub(super) address: Address,
+    pub(super) state: State,
+    #[serde(rename = "mode")]
+    _mode: Mode,
+    /// Block in which it was deployed, or any before.
+    pub(super) first_block: u64,
+    pub(super) settler: Key,
+    pub(super) puller: Key,
+}
+
+/// A key in KMS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    /// Key id or ARN.
+    pub(super) key_id: String,
+    /// The address that it must have.
+    pub(super) address: Address,
+    region: Option<String>,
+    endpoint: Option<Url>,
+}
+
+impl Key {
+    /// For the signer.
+    pub(super) fn kms(&self) -> KmsKey {
+        KmsKey {
+            key_id: self.key_id.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+        }
+    }
+}
+
+const fn default_settle_timeout() -> Duration {
+    Duration::from_secs(20)
+}
+
+const fn default_max_timeout_seconds() -> u64 {
+    60
+}
+
+const fn default_poll_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+const fn default_record_confirmations() -> u64 {
+    1
+}
+
+/// C-27: enough for Base; testnets may do with less.
+const fn default_confirmations() -> u64 {
+    12
+}
+
+const fn default_reconcile_interval() -> Duration {
+    Duration::from_secs(15)
+}
+
+impl Config {
+    /// Reads and checks the file, and the catalogue that it names.
+    pub(super) fn load(path: &Path) -> eyre::Result<(Self, Catalogue)> {
+        let config: Self = Figment::from(Toml::file_exact(path))
+            .merge(Env::prefixed("KEEPER_").only(&["database"]))
+            .extract()?;
+        config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        let file = folder.join(&config.catalogue);
+        let catalogue = Catalogue::load(&file, config.test_mode)
+            .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
+        Ok((config, catalogue))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let http = &self.http;
+        if http.public_url.scheme() != "https" && !self.test_mode {
+            return Err(format!(
+                "http.public_url {} must be https (http is for test_mode = true)",
+                http.public_url
+            ));
+        }
+        if !(1..=600).contains(&http.max_timeout_seconds) {
+            return Err("http.max_timeout_seconds must be between 1 and 600".to_owned());
+        }
+        let mut chains = BTreeSet::new();
+        for chain in &self.chain {
+            if Network::from_chain_id(chain.id).is_none() {
+                return Err(format!(
+                    "chain {} is not Base (8453) or Base Sepolia (84532)",
+                    chain.id
+                ));
+            }
+            if !chains.insert(chain.id) {
+                return Err(format!("chain {} is listed twice", chain.id));
+            }
+            if chain.rpc.is_empty() {
+                return Err(format!("chain {} has no rpc endpoint", chain.id));
+            }
+            if chain.record_confirmations == 0 || chain.confirmations == 0 {
+                return Err(format!("chain {}: confirmations begin at 1", chain.id));
+            }
+            if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
+                return Err(format!("chain {}: intervals must not be zero", chain.id));
+            }
+            if chain.reconcile_interval > Duration::from_secs(60) {
+                return Err(format!(
+                    "chain {}: reconcile_interval must be at most 60s (S06 6.2)",
+                    chain.id
+                ));
+            }
+        }
+        let mut splitters = BTreeSet::new();
+        for splitter in &self.splitter {
+            let name = format!("splitter {}", splitter.address);
+            if !chains.contains(&splitter.chain) {
+                return Err(format!("{name} is on chain {}, which is not listed", splitter.chain));
+            }
+            if !splitters.insert((splitter.chain, splitter.address)) {
+                return Err(format!("{name} is listed twice"));
+            }
+            if splitter.settler.address == splitter.puller.address {
+                return Err(format!("{name}: settler and puller must be different keys"));
+            }
+        }
+        let active = self.splitter.iter().filter(|splitter| splitter.state == State::Active);
+        match active.count() {
+            1 => Ok(()),
+            count => Err(format!("exactly one splitter must be active, but {count} are")),
+        }
+    }
+
+    /// The chain of a Splitter.
+    pub(super) fn chain_of(&self, splitter: &Splitter) -> Option<&Chain> {
+        self.chain.iter().find(|chain| chain.id == splitter.chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const CATALOGUE: &str = r#"
+        [[capability]]
+        namespace = "demo"
+        action = "echo"
+        price = "$0.20"
+        description = "Echoes"
+        provider = "0x1111111111111111111111111111111111111111"
+        endpoint = "https://provider.example/echo"
+        hmac_secret = "MDEyMzQ1Njc4OWFiY2RlZg=="
+    "#;
+
+    fn load(config: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper.toml");
+        fs::write(&path, config).unwrap();
+        fs::write(folder.path().join("catalogue.toml"), CATALOGUE).unwrap();
+        Config::load(&path).map(|(config, _)| config).map_err(|error| error.to_string())
+    }
+
+    /// The examples are what operators copy; they must parse.
+    #[test]
+    fn examples_parse() {
+        load(include_str!("../../../docs/examples/minimal.toml")).unwrap();
+        load(include_str!("../../../docs/examples/maximal.toml")).unwrap();
+    }
+
+    #[test]
+    fn wrong_ones_say_what_to_change() {
+        let good = include_str!("../../../docs/examples/minimal.toml");
+        for (from, to, expected) in [
+            ("database", "databse", "databse"),
+            ("id = 84532", "id = 1", "chain 1 is not Base"),
+            ("chain = 84532", "chain = 8453", "which is not listed"),
+            ("state = \"active\"", "state = \"draining\"", "exactly one splitter must be active"),
+            ("state = \"active\"", "state = \"paused\"", "unknown variant"),
+            ("mode = \"self\"", "mode = \"external\"", "unknown variant"),
+            ("auth = \"payer\"", "auth = \"credentials\"", "unknown variant"),
+            ("https://hub.example", "http://hub.example", "must be https"),
+            ("\"https://sepolia.base.org\"", "", "has no rpc endpoint"),
+            ("id = 84532", "id = 84532\nconfirmations = 0", "begin at 1"),
+            ("id = 84532", "id = 84532\nreconcile_interval = \"61s\"", "at most 60s"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = load(&good.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{from} -> {to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Who runs the background services of a chain: one daemon at a time, by lease.
+
+use super::boot::{Keys, Station};
+use crate::{
+    chain::{Chain, Heads},
+    driver::Driver,
+    ledger::{Lease, Ledger, LedgerError, SignerRole},
+    outbox::{Outbox, OutboxError},
+    reconciler::{Reconciler, ReconcilerError},
+    watcher::{Watcher, WatcherError},
+};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long a lease lasts without renewal. Another daemon takes over after that.
+const LEASE_TTL: Duration = Duration::from_secs(15);
+/// How often it is renewed, and how often a standby tries to get it.
+const LEASE_INTERVAL: Duration = Duration::from_secs(3);
+/// How long a service that panicked stays down.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// Blocks behind the head that the watcher reads again, beyond what a confirmation takes.
+const EXTRA_WINDOW: u64 = 20;
+
+/// The lease under which a chain's services run.
+pub(super) fn lease_name(chain_id: u64) -> String {
+    format!("chain:{chain_id}")
+}
+
+/// Something that only a human can resolve; the program ends and says what.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Halt {
+    token: CancellationToken,
+    reason: Arc<Mutex<Option<String>>>,
+}
+
+impl Halt {
+    /// It happened.
+    fn call(&self, reason: String) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        self.token.cancel();
+    }
+
+    /// Waits for it.
+    pub(super) async fn happened(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// What it was.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Runs the background services of one chain while it holds the chain's lease.
+#[derive(Debug)]
+pub(super) struct Leader {
+    name: String,
+    ledger: Ledger,
+    stations: Vec<(Station, Keys)>,
+    halt: Halt,
+}
+
+impl Leader {
+    pub(super) fn new(
+        chain_id: u64,
+        ledger: Ledger,
+        stations: Vec<(Station, Keys)>,
+        halt: Halt,
+    ) -> Self {
+        Self { name: lease_name(chain_id), ledger, stations, halt }
+    }
+
+    /// Leads whenever it can, until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let holder = Uuid::new_v4().to_string();
+        while !stop.is_cancelled() {
+            match self.acquire(&holder).await {
+                Ok(Some(lease)) => {
+                    tracing::info!(lease = lease.name, epoch = lease.epoch, "leading");
+                    self.lead(&lease, &stop).await;
+                }
+                Ok(None) => tracing::debug!(lease = self.name, "standing by"),
+                Err(error) => tracing::warn!(%error, "cannot ask for the lease"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LEASE_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn acquire(&self, holder: &str) -> Result<Option<Lease>, LedgerError> {
+        let mut tx = self.ledger.begin().await?;
+        let lease = tx.acquire_lease(&self.name, holder, LEASE_TTL).await?;
+        tx.commit().await?;
+        Ok(lease)
+    }
+
+    /// Runs the services until the lease is lost or the program stops, then gives it back.
+    async fn lead(&self, lease: &Lease, stop: &CancellationToken) {
+        let stop = stop.child_token();
+        let mut services = self.start(lease, &stop);
+        self.keep(lease, &stop).await;
+        stop.cancel();
+        while services.join_next().await.is_some() {}
+        let released = async {
+            let mut tx = self.ledger.begin().await?;
+            tx.release_lease(lease).await?;
+            tx.commit().await
+        };
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
+        }
+    }
+
+    /// Renews the lease until that fails for good or the services stop.
+    async fn keep(&self, lease: &Lease, stop: &CancellationToken) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LEASE_INTERVAL) => {}
+            }
+            let renewal = async {
+                let mut tx = self.ledger.begin().await?;
+                tx.renew_lease(lease, LEASE_TTL).await?;
+                tx.commit().await
+            };
+            match renewal.await {
+                Ok(()) => renewed = Instant::now(),
+                Err(LedgerError::LeaseLost(name)) => {
+                    tracing::error!(lease = name, "lost the lease: stopping the services");
+                    return;
+                }
+                // Every write checks the lease by itself; this only stops useless work.
+                Err(error) if renewed.elapsed() > LEASE_TTL => {
+                    tracing::error!(%error, "could not renew the lease: stopping the services");
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "could not renew the lease: trying again"),
+            }
+        }
+    }
+
+    fn start(&self, lease: &Lease, stop: &CancellationToken) -> JoinSet<()> {
+        let mut services = JoinSet::new();
+        let mut signers = BTreeMap::new();
+        for (station, keys) in &self.stations {
+            signers.insert(keys.settler.address(), (station, &keys.settler, SignerRole::Settler));
+            signers.insert(keys.puller.address(), (station, &keys.puller, SignerRole::Puller));
+            self.start_station(&mut services, station, lease, stop);
+        }
+        for (address, (station, signer, role)) in signers {
+            let (ledger, lease) = (self.ledger.clone(), lease.clone());
+            let (signer, chain_id) = (signer.clone(), station.record.chain_id);
+            let chain = station.chain.clone();
+            let interval = station.chain_settings.poll_interval;
+            let token = stop.clone();
+            let make = move || {
+                Outbox {
+                    chain_id,
+                    chain: chain.clone(),
+                    heads: Heads::follow(chain.clone(), interval, token.clone()),
+                    ledger: ledger.clone(),
+                    lease: lease.clone(),
+                    signer: signer.clone(),
+                    role,
+                }
+                .run(token.clone())
+            };
+            let name = format!("outbox {address}");
+            services.spawn(self.supervise(name, stop.clone(), OutboxError::is_lease_lost, make));
+        }
+        services
+    }
+
+    fn start_station(
+        &self,
+        services: &mut JoinSet<()>,
+        station: &Station,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) {
+        let splitter = station.record;
+        let settings = &station.chain_settings;
+        let heads = Heads::follow(station.chain.clone(), settings.poll_interval, stop.clone());
+        let (chain, ledger, lease) = (station.chain.clone(), self.ledger.clone(), lease.clone());
+        let window = settings.confirmations.saturating_add(EXTRA_WINDOW);
+
+        let make = {
+            let (chain, ledger, lease) = (chain.clone(), ledger.clone(), lease.clone());
+            let (heads, token) = (heads.clone(), stop.clone());
+            move || {
+                Watcher {
+                    chain: chain.clone(),
+                    heads: heads.clone(),
+                    ledger: ledger.clone(),
+                    lease: lease.clone(),
+                    splitter,
+                    window,
+                }
+                .run(token.clone())
+            }
+        };
+        let name = format!("watcher {}", splitter.address);
+        services.spawn(self.supervise(name, stop.clone(), WatcherError::is_lease_lost, make));
+
+        let make = {
+            let (ledger, lease, heads) = (ledger.clone(), lease.clone(), heads.clone());
+            let (token, record_confirmations) = (stop.clone(), settings.record_confirmations);
+            move || {
+                Driver {
+                    heads: heads.clone(),
+                    ledger: ledger.clone(),
+                    lease: lease.clone(),
+                    splitter,
+                    record_confirmations,
+                }
+                .run(token.clone())
+            }
+        };
+        let name = format!("driver {}", splitter.address);
+        services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
+
+        // Connections of its own: a stalled reconciliation must not stall a request.
+        let own = Chain::new(&settings.rpc).unwrap_or(chain);
+        let (confirmations, interval) = (settings.confirmations, settings.reconcile_interval);
+        let token = stop.clone();
+        let make = move || {
+            Reconciler {
+                chain: own.clone(),
+                heads: heads.clone(),
+                ledger: ledger.clone(),
+                lease: lease.clone(),
+                splitter,
+                confirmations,
+                interval,
+            }
+            .run(token.clone())
+        };
+        let name = format!("reconciler {}", splitter.address);
+        services.spawn(self.supervise(name, stop.clone(), ReconcilerError::is_lease_lost, make));
+    }
+
+    /// Keeps a service running: a panic restarts it, a lost lease ends the leadership, and
+    /// what it could not retry itself ends the program.
+    fn supervise<F, E>(
+        &self,
+        name: String,
+        stop: CancellationToken,
+        is_lease_lost: fn(&E) -> bool,
+        make: impl Fn() -> F + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display + Send + 'static,
+    {
+        let halt = self.halt.clone();
+        async move {
+            while !stop.is_cancelled() {
+                match tokio::spawn(make()).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => {
+                        tracing::error!(service = name, %error, "ALARM: service stopped");
+                        if !is_lease_lost(&error) {
+                            halt.call(error.to_string());
+                        }
+                        stop.cancel();
+                        return;
+                    }
+                    Err(panic) => {
+                        tracing::error!(
+                            service = name, %panic, "ALARM: service panicked: restarting"
+                        );
+                        tokio::time::sleep(RESTART_DELAY).await;
+                    }
+                }
+            }
+        }
+    }
+}

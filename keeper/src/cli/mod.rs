@@ -1,0 +1,110 @@
+//! The command line: composition of the rooms into programs.
+
+mod boot;
+mod config;
+mod db;
+#[cfg(feature = "demo")]
+mod demo;
+mod leader;
+mod pay;
+mod reconcile;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code of a check that found something wrong, and of every failure without one of its own.
+const FAILED: u8 = 1;
+/// Exit code of a wrong configuration or usage. clap exits with the same.
+const MISCONFIGURED: u8 = 2;
+/// Exit code of a trust root that does not match.
+const TRUST_ROOT_MISMATCH: u8 = 3;
+
+/// Settles x402 payments through a Splitter, exactly once, and proves it.
+#[derive(Debug, Parser)]
+#[command(name = "keeper", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run(run::Run),
+    /// Compare ledger, chain and contracts; exits 1 on any difference.
+    Reconcile(reconcile::Reconcile),
+    /// Work on the database.
+    #[command(subcommand)]
+    Db(db::Db),
+    /// Pay for a call, as an agent.
+    Pay(pay::Pay),
+    /// Show the whole way of a payment on a local chain.
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
+}
+
+/// An error with the exit code that it deserves.
+#[derive(Debug)]
+struct Exit {
+    code: u8,
+    error: eyre::Report,
+}
+
+impl Exit {
+    /// The operator wrote something wrong.
+    fn misconfigured(error: impl Into<eyre::Report>) -> Self {
+        Self { code: MISCONFIGURED, error: error.into() }
+    }
+}
+
+impl<E: Into<eyre::Report>> From<E> for Exit {
+    fn from(error: E) -> Self {
+        Self { code: FAILED, error: error.into() }
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("KEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if matches!(&cli.command, Command::Run(run) if run.json_log) {
+        subscriber.json().init();
+    } else {
+        subscriber.with_target(false).init();
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("keeper: cannot start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Run(run) => run.execute().await,
+            Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Db(db) => db.execute().await,
+            Command::Pay(pay) => pay.execute().await,
+            #[cfg(feature = "demo")]
+            Command::Demo(demo) => demo.execute().await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("keeper: {:#}", exit.error);
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// Configuration file.
+    #[arg(long, short, default_value = "keeper.toml", env = "KEEPER_CONFIG")]
+    config: PathBuf,
+}

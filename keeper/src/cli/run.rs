@@ -1,0 +1,229 @@
+//! `keeper run`: the daemon.
+
+use super::{
+    ConfigArgs, Exit, FAILED, MISCONFIGURED, TRUST_ROOT_MISMATCH,
+    boot::{self, Keys, Obstacle, Station, persist},
+    config::{Config, State},
+    leader::{Halt, Leader, lease_name},
+};
+use crate::{
+    chain::Heads,
+    edge::{Catalogue, Edge, Health, Registrations, Site, TrustRoot, router},
+    ledger::Ledger,
+};
+use clap::ValueEnum;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the Splitter is asked what it knows of the catalogue.
+const REGISTRATION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Run the daemon.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What this process does.
+    #[arg(long, value_enum, default_value = "all")]
+    role: Role,
+    /// Write the log as JSON lines.
+    #[arg(long)]
+    pub(super) json_log: bool,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Edge and background services.
+    All,
+    /// Background services only.
+    Keeper,
+    /// HTTP only; another process must run the services.
+    Edge,
+}
+
+impl Run {
+    pub(super) async fn execute(self) -> Result<(), Exit> {
+        let (config, catalogue) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
+        let stop = stop_on_signal()?;
+        let health = Health::new();
+        let edge = Arc::new(Edge {
+            public_url: config.http.public_url.clone(),
+            auth: config.http.auth,
+            catalogue,
+            health,
+            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+        });
+        let mut server = JoinSet::new();
+        if self.role != Role::Keeper {
+            let listener = TcpListener::bind(config.http.listen).await.map_err(|error| {
+                Exit::misconfigured(eyre::eyre!("http.listen {}: {error}", config.http.listen))
+            })?;
+            tracing::info!(listen = %listener.local_addr()?, "edge is up");
+            let stopped = stop.clone().cancelled_owned();
+            let app = router(Arc::clone(&edge));
+            server.spawn(async move {
+                axum::serve(listener, app).with_graceful_shutdown(stopped).await
+            });
+        }
+        let outcome = match serve(&config, self.role, &edge, &stop).await {
+            Ok(()) => Ok(()),
+            Err(Obstacle::TrustRoot(reason)) => {
+                tracing::error!(reason, "ALARM: trust root mismatch: x402 is off");
+                let exit = Exit { code: TRUST_ROOT_MISMATCH, error: eyre::eyre!("{reason}") };
+                if self.role == Role::Keeper {
+                    return Err(exit);
+                }
+                // The edge stays up and says so; an operator must look at it.
+                stop.cancelled().await;
+                Err(exit)
+            }
+            Err(Obstacle::Fatal(reason)) => {
+                Err(Exit { code: MISCONFIGURED, error: eyre::eyre!("{reason}") })
+            }
+            Err(Obstacle::Wait(reason)) => {
+                Err(Exit { code: FAILED, error: eyre::eyre!("{reason}") })
+            }
+        };
+        stop.cancel();
+        while let Some(ended) = server.join_next().await {
+            ended??;
+        }
+        tracing::info!("stopped");
+        outcome
+    }
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn stop_on_signal() -> Result<CancellationToken, Exit> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: finishing what is begun, sending nothing new");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// Boots and runs until `stop`.
+async fn serve(
+    config: &Config,
+    role: Role,
+    edge: &Arc<Edge>,
+    stop: &CancellationToken,
+) -> Result<(), Obstacle> {
+    let health = &edge.health;
+    let opened = persist(health, "database", stop, || boot::open_ledger(&config.database)).await?;
+    let Some(ledger) = opened else { return Ok(()) };
+    let mut stations = Vec::new();
+    for settings in &config.splitter {
+        let component = format!("chain {}", settings.chain);
+        let found = persist(health, &component, stop, || boot::inspect(config, settings)).await?;
+        let Some(station) = found else { return Ok(()) };
+        let entered = persist(health, "database", stop, || boot::enter(&ledger, &station)).await?;
+        if entered.is_none() {
+            return Ok(());
+        }
+        if settings.state == State::Active {
+            check_prices(&edge.catalogue, &station)?;
+        }
+        let mut keys = None;
+        if role != Role::Edge {
+            let connected = persist(health, "kms", stop, || boot::connect_keys(&station)).await;
+            keys = match connected {
+                Ok(Some(keys)) => Some(keys),
+                Ok(None) => return Ok(()),
+                Err(obstacle) => {
+                    boot::mark(health, &obstacle);
+                    return Err(obstacle);
+                }
+            };
+        }
+        stations.push((station, keys));
+    }
+    health.set_trust_root(TrustRoot::Ok);
+
+    let mut tasks = JoinSet::new();
+    let mut by_chain = BTreeMap::<u64, Vec<(Station, Keys)>>::new();
+    for (station, keys) in stations {
+        let heads = Heads::follow(
+            station.chain.clone(),
+            station.chain_settings.poll_interval,
+            stop.clone(),
+        );
+        if role != Role::Keeper && station.settings.state == State::Active {
+            let site = Arc::new(site(config, &ledger, &station, heads));
+            tasks.spawn(watch_registrations(Arc::clone(edge), Arc::clone(&site), stop.clone()));
+            health.open(site);
+        }
+        if let Some(keys) = keys {
+            by_chain.entry(station.record.chain_id).or_default().push((station, keys));
+        }
+    }
+    let halt = Halt::default();
+    for (chain_id, stations) in by_chain {
+        let leader = Leader::new(chain_id, ledger.clone(), stations, halt.clone());
+        tasks.spawn(leader.run(stop.clone()));
+    }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = halt.happened() => stop.cancel(),
+    }
+    while tasks.join_next().await.is_some() {}
+    halt.reason().map_or(Ok(()), |reason| Err(Obstacle::Wait(reason)))
+}
+
+/// A price above the contract's cap could be paid but never recorded (C-22).
+fn check_prices(catalogue: &Catalogue, station: &Station) -> Result<(), Obstacle> {
+    match catalogue.all().iter().find(|capability| capability.price > station.record.per_tx_cap) {
+        None => Ok(()),
+        Some(capability) => Err(Obstacle::Fatal(format!(
+            "capability {}: its price {} is above the Splitter's PER_TX_CAP {}; lower it",
+            capability.name(),
+            capability.price,
+            station.record.per_tx_cap
+        ))),
+    }
+}
+
+fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Site {
+    Site {
+        network: station.network,
+        chain: station.chain.clone(),
+        heads,
+        ledger: ledger.clone(),
+        lease: lease_name(station.record.chain_id),
+        splitter: station.record,
+        puller: station.settings.puller.address,
+        registrations: Registrations::default(),
+        settle_timeout: config.http.settle_timeout,
+        max_timeout_seconds: config.http.max_timeout_seconds,
+    }
+}
+
+/// Keeps what the Splitter says of the catalogue fresh.
+async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(REGISTRATION_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let refreshed =
+            site.registrations.refresh(&site.chain, site.splitter.address, edge.catalogue.all());
+        if let Err(error) = refreshed.await {
+            tracing::warn!(%error, "cannot ask the Splitter about the catalogue");
+        }
+    }
+}

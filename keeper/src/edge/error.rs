@@ -1,0 +1,254 @@
+//! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
+//! next.
+
+use crate::x402::Subcause;
+use alloy::primitives::B256;
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+/// Why a call was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ApiError {
+    /// Body is not JSON.
+    UnsupportedMediaType,
+    /// Body does not have the protocol's form.
+    InvalidRequest(String),
+    /// `jecp` is not "1.0".
+    UnsupportedVersion,
+    /// Body is too large.
+    TooLarge,
+    /// Nobody sells that.
+    CapabilityNotFound,
+    /// The payment is no good; no money moved.
+    PaymentInvalid {
+        /// Why, in the closed registry.
+        subcause: Subcause,
+        /// More, for people.
+        message: String,
+        /// Transaction that used the authorization, where it is known.
+        transaction: Option<B256>,
+    },
+    /// x402 is not taken here.
+    NotAccepted(Subcause),
+    /// The authorization belongs to another request.
+    SettlementReused {
+        /// Transaction that pulled it, if it was pulled.
+        transaction: Option<B256>,
+    },
+    /// The request id was used for something else.
+    DuplicateRequest,
+    /// The payment is on its way; it must not be paid again.
+    Pending {
+        /// Transaction to look for.
+        transaction: Option<B256>,
+    },
+    /// The payment disagrees with the chain; a human looks at it.
+    Held,
+    /// Something behind the edge is missing.
+    Degraded(String),
+    /// The provider refused, broke or stayed silent after it was paid; a refund is due.
+    Provider(ProviderFailure),
+    /// Anything else. Details are in the log only.
+    Internal,
+}
+
+/// How a provider failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProviderFailure {
+    /// Answered with an error, or with something that is no JSON.
+    Error,
+    /// Did not answer in time.
+    Timeout,
+    /// Could not be reached.
+    Unavailable,
+    /// Nobody knows whether it did the work.
+    Unknown,
+}
+
+/// Seconds after which a caller may try again.
+const RETRY_SOON: u64 = 2;
+/// The same, when an operator has to do something first.
+const RETRY_LATER: u64 = 60;
+
+impl ApiError {
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
+            Self::InvalidRequest(_) => "INVALID_REQUEST",
+            Self::UnsupportedVersion => "UNSUPPORTED_VERSION",
+            Self::TooLarge => "INPUT_TOO_LARGE",
+            Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
+            Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
+            Self::NotAccepted(_) => "X402_NOT_ACCEPTED",
+            Self::SettlementReused { .. } => "X402_SETTLEMENT_REUSED",
+            Self::DuplicateRequest => "DUPLICATE_REQUEST",
+            Self::Pending { .. } | Self::Degraded(_) | Self::Held => "SERVICE_DEGRADED",
+            Self::Provider(ProviderFailure::Error | ProviderFailure::Unknown) => "PROVIDER_ERROR",
+            Self::Provider(ProviderFailure::Timeout) => "PROVIDER_TIMEOUT",
+            Self::Provider(ProviderFailure::Unavailable) => "PROVIDER_UNAVAILABLE",
+            Self::Internal => "INTERNAL_ERROR",
+        }
+    }
+
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::CapabilityNotFound => StatusCode::NOT_FOUND,
+            Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
+            Self::Pending { .. } | Self::Degraded(_) | Self::Held => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Provider(ProviderFailure::Error | ProviderFailure::Unknown) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Provider(ProviderFailure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Provider(ProviderFailure::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::UnsupportedMediaType => "the body must be application/json".to_owned(),
+            Self::InvalidRequest(why) => format!("the body is not a JECP call: {why}"),
+            Self::UnsupportedVersion => "this hub speaks jecp \"1.0\"".to_owned(),
+            Self::TooLarge => "the body is larger than 10 MB".to_owned(),
+            Self::CapabilityNotFound => "nobody sells this capability and action here".to_owned(),
+            Self::PaymentInvalid { message, .. } => {
+                format!("the payment was refused and no money moved: {message}")
+            }
+            Self::NotAccepted(Subcause::X402Disabled) => {
+                "x402 is switched off at this hub; no money moved".to_owned()
+            }
+            Self::NotAccepted(_) => {
+                "this action cannot be paid with x402 now; no money moved".to_owned()
+            }
+            Self::SettlementReused { .. } => {
+                "this authorization pays for another request".to_owned()
+            }
+            Self::DuplicateRequest => {
+                "this request id was used for another call; take a new one".to_owned()
+            }
+            Self::Pending { .. } => {
+                "the payment is on its way; repeat this very call, do not pay again".to_owned()
+            }
+            Self::Held => {
+                "the payment is held for the operator: the chain shows something else than was \
+                 agreed"
+                    .to_owned()
+            }
+            Self::Degraded(why) => why.clone(),
+            Self::Provider(ProviderFailure::Error) => {
+                "the provider failed after it was paid; a refund is due".to_owned()
+            }
+            Self::Provider(ProviderFailure::Timeout) => {
+                "the provider did not answer in time after it was paid; a refund is due".to_owned()
+            }
+            Self::Provider(ProviderFailure::Unavailable) => {
+                "the provider could not be reached after it was paid; a refund is due".to_owned()
+            }
+            Self::Provider(ProviderFailure::Unknown) => {
+                "the provider was paid, its answer was lost; a refund is due".to_owned()
+            }
+            Self::Internal => "something went wrong here; the operator's log knows".to_owned(),
+        }
+    }
+
+    fn details(&self) -> Value {
+        match self {
+            Self::PaymentInvalid { subcause, transaction, .. } => {
+                json!({"subcause": subcause.as_str(), "tx_hash": transaction})
+            }
+            Self::NotAccepted(subcause) => {
+                json!({"subcause": subcause.as_str(), "received": "x402", "accepted": []})
+            }
+            Self::SettlementReused { transaction } => {
+                json!({"subcause": Subcause::NonceReused.as_str(), "tx_hash": transaction})
+            }
+            Self::Pending { transaction } => {
+                json!({"settlement": "settle_pending", "transaction": transaction})
+            }
+            Self::Provider(_) => json!({"refund": "due"}),
+            _ => json!({}),
+        }
+    }
+
+    fn next_action(&self) -> Value {
+        match self {
+            Self::UnsupportedMediaType
+            | Self::InvalidRequest(_)
+            | Self::UnsupportedVersion
+            | Self::TooLarge
+            | Self::CapabilityNotFound => json!({
+                "type": "lookup_schema",
+                "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
+            }),
+            Self::PaymentInvalid { .. }
+            | Self::SettlementReused { .. }
+            | Self::DuplicateRequest => {
+                json!({
+                    "type": "x402_settle",
+                    "hint": "call again without payment, then pay what the 402 asks for with a new \
+                             authorization",
+                })
+            }
+            Self::NotAccepted(_) | Self::Held | Self::Internal => {
+                json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
+            }
+            Self::Pending { .. } => json!({"type": "wait", "retry_after_seconds": RETRY_SOON}),
+            Self::Degraded(_) => json!({"type": "wait", "retry_after_seconds": RETRY_LATER}),
+            Self::Provider(_) => json!({
+                "type": "wait",
+                "retry_after_seconds": RETRY_LATER,
+                "hint": "the operator refunds the payment; do not pay again for this request",
+            }),
+        }
+    }
+
+    const fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Pending { .. } => Some(RETRY_SOON),
+            Self::Degraded(_) | Self::Held => Some(RETRY_LATER),
+            Self::Provider(ProviderFailure::Unavailable) => Some(RETRY_LATER),
+            _ => None,
+        }
+    }
+
+    /// The answer to a request; `id` where it is known.
+    pub(super) fn respond(&self, id: Option<&str>) -> Response {
+        let code = self.code();
+        let documentation = format!("https://jecp.dev/errors/{}", code.to_lowercase());
+        let mut details = self.details();
+        let deep_link = match details["subcause"].as_str() {
+            Some(subcause) => format!("{documentation}#{subcause}"),
+            None => documentation.clone(),
+        };
+        details["documentation_url"] = json!(deep_link);
+        let mut body = json!({
+            "jecp": "1.0",
+            "status": "failed",
+            "error": {
+                "code": code,
+                "message": self.message(),
+                "details": details,
+                "documentation_url": documentation,
+            },
+            "next_action": self.next_action(),
+        });
+        if let Some(id) = id {
+            body["id"] = json!(id);
+        }
+        let mut response = (self.status(), Json(body)).into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

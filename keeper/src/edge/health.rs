@@ -1,0 +1,177 @@
+//! How the daemon is, for operators and their orchestrators.
+
+use super::{Edge, Site};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
+
+/// Whether the key in KMS is the one that the contract obeys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrustRoot {
+    /// Not known yet.
+    Unknown,
+    /// It is.
+    Ok,
+    /// It is not: x402 is off and no service runs.
+    Mismatch,
+}
+
+impl TrustRoot {
+    /// Its word in `/health`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Ok => "ok",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
+/// The daemon's state, written by whoever starts it, read by every request.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    trust_root: TrustRoot,
+    /// What is not there yet, and why.
+    waiting: BTreeMap<String, String>,
+    site: Option<Arc<Site>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// A daemon that has just begun.
+    pub fn new() -> Self {
+        let waiting = BTreeMap::from([("boot".to_owned(), "starting".to_owned())]);
+        Self {
+            started: Instant::now(),
+            inner: RwLock::new(Inner { trust_root: TrustRoot::Unknown, waiting, site: None }),
+        }
+    }
+
+    /// Something is missing; the reason is one sentence for the operator.
+    pub fn wait_for(&self, component: &str, reason: &str) {
+        self.write(|inner| inner.waiting.insert(component.to_owned(), reason.to_owned()));
+    }
+
+    /// It is there.
+    pub fn found(&self, component: &str) {
+        self.write(|inner| inner.waiting.remove(component));
+    }
+
+    /// What is known of the trust root.
+    pub fn set_trust_root(&self, trust_root: TrustRoot) {
+        self.write(|inner| inner.trust_root = trust_root);
+    }
+
+    /// From now on payments are taken.
+    pub fn open(&self, site: Arc<Site>) {
+        self.write(|inner| {
+            inner.waiting.remove("boot");
+            inner.site = Some(site);
+        });
+    }
+
+    /// Whether the key is the contract's.
+    pub fn trust_root(&self) -> TrustRoot {
+        self.read(|inner| inner.trust_root)
+    }
+
+    /// Where payments go, if they can be taken.
+    pub fn site(&self) -> Option<Arc<Site>> {
+        self.read(|inner| inner.site.clone())
+    }
+
+    /// What is missing.
+    pub fn waiting(&self) -> BTreeMap<String, String> {
+        self.read(|inner| inner.waiting.clone())
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
+        read(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&mut Inner) -> T) {
+        write(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The process runs.
+pub(super) async fn livez() -> &'static str {
+    "ok"
+}
+
+/// The process can take payments; 503 with the reasons when it cannot.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Response {
+    let waiting = missing(&edge).await;
+    let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": waiting.is_empty(), "waiting_for": waiting}))).into_response()
+}
+
+/// What is missing right now: what start-up found, and whether ledger and lease still answer.
+async fn missing(edge: &Edge) -> BTreeMap<String, String> {
+    let mut waiting = edge.health.waiting();
+    if edge.health.trust_root() == TrustRoot::Mismatch {
+        waiting.insert(
+            "trust_root".to_owned(),
+            "the settler's KMS key is not the Splitter's AUTHORIZED_SETTLER".to_owned(),
+        );
+    }
+    let Some(site) = edge.health.site() else { return waiting };
+    if site.heads.latest().is_none() {
+        waiting.insert("chain".to_owned(), "no head seen yet".to_owned());
+    }
+    let held = async {
+        let mut tx = site.ledger.read().await?;
+        tx.lease_is_held(&site.lease).await
+    };
+    match held.await {
+        Ok(true) => {}
+        Ok(false) => {
+            waiting.insert("lease".to_owned(), "no daemon runs the background services".to_owned());
+        }
+        Err(error) => {
+            tracing::warn!(%error, "readiness: the database does not answer");
+            waiting.insert("database".to_owned(), "does not answer".to_owned());
+        }
+    }
+    waiting
+}
+
+/// For people: status, version, what is missing.
+pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
+    let waiting = missing(&edge).await;
+    let trust_root = edge.health.trust_root();
+    let status = if waiting.is_empty() { "ok" } else { "degraded" };
+    let mut checks = Map::new();
+    for (component, reason) in waiting {
+        checks.insert(component, Value::String(reason));
+    }
+    Json(json!({
+        "status": status,
+        "engine": "x402-keeper",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": edge.health.started.elapsed().as_secs(),
+        "waiting_for": checks,
+        "x402": {"trust_root": trust_root.as_str(), "enabled": edge.health.site().is_some()},
+    }))
+    .into_response()
+}

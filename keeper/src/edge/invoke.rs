@@ -1,0 +1,191 @@
+//! `POST /v1/invoke`: unpaid calls are told the price, paid calls are settled and served.
+
+use super::{
+    Edge, Site, TrustRoot,
+    capability::{Capability, Registration},
+    envelope::{Invocation, MAX_BODY_BYTES},
+    error::ApiError,
+    payment::{Paid, settle},
+};
+use crate::x402::{
+    MicroUsdc, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause,
+    Version, X_PAYMENT, X_PAYMENT_RESPONSE, encode_header,
+};
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Number, Value, json};
+use std::{sync::Arc, time::Instant};
+
+/// The handler.
+pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let request_id = parts.headers.get("x-request-id").cloned();
+    let mut id = None;
+    let mut response = match answer(&edge, &parts.headers, body, &mut id).await {
+        Ok(response) => response,
+        Err(error) => error.respond(id.as_deref()),
+    };
+    if let Some(request_id) = request_id {
+        response.headers_mut().insert("x-request-id", request_id);
+    }
+    response
+}
+
+async fn answer(
+    edge: &Edge,
+    headers: &HeaderMap,
+    body: Body,
+    id: &mut Option<String>,
+) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::TooLarge)?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let invocation = Invocation::parse(content_type, &body)?;
+    *id = Some(invocation.id.clone());
+    let capability = edge
+        .catalogue
+        .all()
+        .iter()
+        .find(|capability| invocation.asks_for(&capability.namespace, &capability.action))
+        .ok_or(ApiError::CapabilityNotFound)?;
+
+    let payment = payment_header(headers)?;
+    let Some(site) = edge.health.site() else {
+        return Err(match (edge.health.trust_root(), &payment) {
+            (TrustRoot::Mismatch, Some(_)) => ApiError::NotAccepted(Subcause::X402Disabled),
+            _ => ApiError::Degraded("this hub cannot take payments yet".to_owned()),
+        });
+    };
+    let Some((version, value)) = payment else {
+        return challenge(edge, &site, capability, &invocation);
+    };
+    let payment = Payment::decode(version, value.as_bytes()).map_err(|subcause| {
+        ApiError::PaymentInvalid {
+            subcause,
+            message: "the payment header cannot be read".to_owned(),
+            transaction: None,
+        }
+    })?;
+    let paid = settle(edge, &site, capability, &invocation, &payment).await?;
+    completed(&site, edge, &invocation, version, &paid, started)
+}
+
+/// The one payment header of a call, if it has any. Two are refused, whatever their spelling
+///
+fn payment_header(headers: &HeaderMap) -> Result<Option<(Version, &HeaderValue)>, ApiError> {
+    let v1 = headers.get_all(X_PAYMENT).iter().map(|value| (Version::V1, value));
+    let v2 = headers.get_all(PAYMENT_SIGNATURE).iter().map(|value| (Version::V2, value));
+    let mut found = v1.chain(v2);
+    let first = found.next();
+    // Proxies fold repeated headers into one with commas; base64 has none.
+    let folded = first.is_some_and(|(_, value)| value.as_bytes().contains(&b','));
+    if found.next().is_some() || folded {
+        return Err(ApiError::PaymentInvalid {
+            subcause: Subcause::DuplicatePaymentHeader,
+            message: "more than one payment header".to_owned(),
+            transaction: None,
+        });
+    }
+    Ok(first)
+}
+
+/// 402: canonical x402 v1 in the body, x402 v2 in the header, the JECP block beside them.
+///
+/// Stock clients want `error` to be a string (docs/decisions/0002); JECP agents, who will have
+/// credentials, will get the envelope's object there.
+fn challenge(
+    edge: &Edge,
+    site: &Site,
+    capability: &Capability,
+    invocation: &Invocation,
+) -> Result<Response, ApiError> {
+    if site.registrations.get(capability.id) != Some(Registration::Active) {
+        return Err(ApiError::Degraded(
+            "this capability is not registered at the Splitter, so it cannot be paid".to_owned(),
+        ));
+    }
+    let offer = site.offer(capability, &edge.public_url);
+    let error = "payment required: repeat the call with a signed EIP-3009 authorization";
+    let body = json!({
+        "x402Version": 1,
+        "error": error,
+        "accepts": [offer.v1_requirements()],
+        "jecp": "1.0",
+        "id": invocation.id,
+        "status": "failed",
+        "code": "PAYMENT_REQUIRED",
+        "payment": offer.jecp_block(),
+        "next_action": {"type": "x402_settle", "hint": error},
+    });
+    let v2 = encode_header(&offer.v2_challenge(error)).map_err(|_| ApiError::Internal)?;
+    let mut response = (StatusCode::PAYMENT_REQUIRED, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(PAYMENT_REQUIRED, text(&v2)?);
+    headers.insert(
+        header::WWW_AUTHENTICATE,
+        text(&format!("x402, scheme=\"exact\", network=\"{}\"", site.network))?,
+    );
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(30));
+    Ok(response)
+}
+
+/// 200: the provider's result, the bill, and the receipt in the client's own header.
+fn completed(
+    site: &Site,
+    edge: &Edge,
+    invocation: &Invocation,
+    version: Version,
+    paid: &Paid,
+    started: Instant,
+) -> Result<Response, ApiError> {
+    let receipt =
+        Receipt { transaction: paid.pull.tx_hash, network: site.network, payer: paid.payer };
+    let (name, network) = match version {
+        Version::V1 => (X_PAYMENT_RESPONSE, site.network.v1()),
+        Version::V2 => (PAYMENT_RESPONSE, site.network.caip2()),
+    };
+    let body = json!({
+        "jecp": "1.0",
+        "id": invocation.id,
+        "status": "completed",
+        "result": paid.result,
+        "replayed": paid.replayed,
+        "billing": {
+            "method": "x402",
+            "cost_usdc": usdc(paid.amount)?,
+            "transaction_id": paid.settlement,
+            "x402": {
+                "settlement_tx": paid.pull.tx_hash,
+                "network": network,
+                "payer": paid.payer,
+                "facilitator": edge.public_url.as_str().trim_end_matches('/'),
+                "chain_id": site.network.chain_id(),
+                "log_index": paid.pull.log_index,
+            },
+        },
+        "execution": {
+            "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "engine": "x402-keeper",
+        },
+    });
+    let mut response = Json(body).into_response();
+    let receipt = receipt.encode(version).map_err(|_| ApiError::Internal)?;
+    response.headers_mut().insert(HeaderName::from_static(name), text(&receipt)?);
+    Ok(response)
+}
+
+/// An amount as the JSON number that JECP shows people. It is parsed from decimal text; nothing is
+/// computed with it.
+fn usdc(amount: MicroUsdc) -> Result<Value, ApiError> {
+    let number: Number = amount.to_string().parse().map_err(|_| ApiError::Internal)?;
+    Ok(Value::Number(number))
+}
+
+fn text(value: &str) -> Result<HeaderValue, ApiError> {
+    HeaderValue::from_str(value).map_err(|_| ApiError::Internal)
+}

@@ -1,0 +1,83 @@
+//! The edge: all HTTP. Agents call `POST /v1/invoke` and pay with x402; operators look at `/livez`,
+//! `/readyz` and `/health`.
+//!
+//! It is up before anything else is, and says why it cannot sell yet.
+
+mod capability;
+mod catalogue;
+mod delivery;
+mod envelope;
+mod error;
+mod health;
+mod invoke;
+mod payment;
+mod site;
+
+pub use capability::{Capability, Registration, Registrations};
+pub use catalogue::{Catalogue, CatalogueError};
+pub use health::{Health, TrustRoot};
+pub use site::{Auth, Site};
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+    routing::{get, post},
+};
+use std::sync::Arc;
+use tower_http::cors::{Any, CorsLayer};
+use url::Url;
+
+/// What every request sees.
+#[derive(Debug)]
+pub struct Edge {
+    /// Where agents reach this daemon.
+    pub public_url: Url,
+    /// Who an agent is.
+    pub auth: Auth,
+    /// What is sold.
+    pub catalogue: Catalogue,
+    /// How the daemon is.
+    pub health: Health,
+    /// Client for provider calls.
+    pub http: reqwest::Client,
+}
+
+/// The routes.
+pub fn router(edge: Arc<Edge>) -> Router {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::POST])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-payment"),
+            HeaderName::from_static("payment-signature"),
+            HeaderName::from_static("x-request-id"),
+            // Stock clients send it with the payment, although it is a response header.
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        ])
+        .expose_headers([
+            HeaderName::from_static("x-payment-response"),
+            HeaderName::from_static("payment-required"),
+            HeaderName::from_static("payment-response"),
+            HeaderName::from_static("x-request-id"),
+            header::RETRY_AFTER,
+            header::WWW_AUTHENTICATE,
+        ]);
+    let invoke = Router::new()
+        .route("/v1/invoke", post(invoke::invoke))
+        // Read by the handler itself, which answers 413 in the words of the protocol.
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(axum::middleware::map_response(async |mut response: axum::response::Response| {
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }))
+        .layer(cors);
+    Router::new()
+        .merge(invoke)
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .with_state(edge)
+}

@@ -1,0 +1,73 @@
+//! What the edge needs to sell, once everything behind it is there.
+
+use super::{Capability, Registrations};
+use crate::{
+    chain::{Chain, Heads},
+    eip3009::{Terms, domain},
+    ledger::{Ledger, SplitterRecord},
+    x402::{Network, Offer},
+};
+use alloy::primitives::Address;
+use serde::Deserialize;
+use std::time::Duration;
+use url::Url;
+
+/// Who an agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// The paying address, proven by its signature. No accounts.
+    Payer,
+}
+
+/// One Splitter that payments go to.
+#[derive(Debug)]
+pub struct Site {
+    /// Network.
+    pub network: Network,
+    /// Endpoints.
+    pub chain: Chain,
+    /// Head of the chain.
+    pub heads: Heads,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// Name of the lease under which the background services run.
+    pub lease: String,
+    /// The Splitter.
+    pub splitter: SplitterRecord,
+    /// Key that pulls.
+    pub puller: Address,
+    /// What the Splitter says of the catalogue.
+    pub registrations: Registrations,
+    /// How long a request waits for its pull.
+    pub settle_timeout: Duration,
+    /// Seconds that a payer has between challenge and payment.
+    pub max_timeout_seconds: u64,
+}
+
+impl Site {
+    /// What a capability costs, as a challenge says it.
+    pub fn offer(&self, capability: &Capability, public_url: &Url) -> Offer {
+        let base = public_url.as_str().trim_end_matches('/');
+        Offer {
+            network: self.network,
+            asset: self.network.usdc(),
+            pay_to: self.splitter.address,
+            amount: capability.price,
+            resource: format!("{base}/v1/invoke"),
+            description: capability.description.clone(),
+            max_timeout_seconds: self.max_timeout_seconds,
+            splitter_capability_id: capability.id,
+            facilitator_url: base.to_owned(),
+        }
+    }
+
+    /// What an authorization must say to pay for a capability.
+    pub fn terms(&self, capability: &Capability) -> Terms {
+        Terms {
+            domain: domain(&self.network.usdc(), self.network.chain_id()),
+            pay_to: self.splitter.address,
+            amount: capability.price,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Leases: who may allocate, sign and persist. Time is the database's clock, because processes'
+//! clocks differ; this is the one place where the two databases' SQL does.
+
+use super::{
+    LedgerError, Result, Tx,
+    columns::{bigint, unsigned},
+    query::{execute, fetch_optional},
+};
+use std::time::Duration;
+
+/// The right to allocate, sign and persist, as long as its epoch is the newest.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// What is leased.
+    pub name: String,
+    /// Who holds it.
+    pub holder: String,
+    /// Rises by one with every holder.
+    pub epoch: u64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Number {
+    number: i64,
+}
+
+impl Tx {
+    /// Takes a lease that is free or has run out. `None` when somebody holds it.
+    pub async fn acquire_lease(
+        &mut self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Option<Lease>> {
+        const ACQUIRE: &str = "INSERT INTO leases (name, holder, epoch, expires_at_ms)
+            VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder,
+            epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms
+            WHERE leases.expires_at_ms < $4 RETURNING epoch AS number";
+        let ttl = bigint("lease time", ttl.as_millis())?;
+        let now = self.now_ms().await?;
+        let expiry = now.saturating_add(ttl);
+        let Some(row) = fetch_optional!(self, Number, ACQUIRE, name, holder, expiry, now)? else {
+            return Ok(None);
+        };
+        let epoch = unsigned("leases.epoch", row.number)?;
+        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch }))
+    }
+
+    /// Extends a lease.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`] when somebody else has taken it.
+    pub async fn renew_lease(&mut self, lease: &Lease, ttl: Duration) -> Result<()> {
+        const RENEW: &str = "UPDATE leases SET expires_at_ms = $1
+            WHERE name = $2 AND holder = $3 AND epoch = $4";
+        let ttl = bigint("lease time", ttl.as_millis())?;
+        let epoch = bigint("epoch", lease.epoch)?;
+        let expiry = self.now_ms().await?.saturating_add(ttl);
+        if execute!(self, RENEW, expiry, &lease.name, &lease.holder, epoch)? == 1 {
+            Ok(())
+        } else {
+            Err(LedgerError::LeaseLost(lease.name.clone()))
+        }
+    }
+
+    /// Whether somebody holds a lease right now.
+    pub async fn lease_is_held(&mut self, name: &str) -> Result<bool> {
+        const SELECT: &str =
+            "SELECT count(*) AS number FROM leases WHERE name = $1 AND expires_at_ms > $2";
+        let now = self.now_ms().await?;
+        let row = fetch_optional!(self, Number, SELECT, name, now)?;
+        Ok(row.is_some_and(|row| row.number > 0))
+    }
+
+    /// Gives a lease back, so that another process need not wait for its end.
+    pub async fn release_lease(&mut self, lease: &Lease) -> Result<()> {
+        const RELEASE: &str = "UPDATE leases SET expires_at_ms = 0
+            WHERE name = $1 AND holder = $2 AND epoch = $3";
+        let epoch = bigint("epoch", lease.epoch)?;
+        execute!(self, RELEASE, &lease.name, &lease.holder, epoch)?;
+        Ok(())
+    }
+
+    /// Locks the lease until this transaction ends and checks that it is still ours. Every write of
+    /// a background service begins with this.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`].
+    pub async fn hold_lease(&mut self, lease: &Lease) -> Result<()> {
+        const SELECT: &str = "SELECT epoch AS number FROM leases
+            WHERE name = $1 AND holder = $2 AND epoch = $3";
+        const SELECT_FOR_SHARE: &str = "SELECT epoch AS number FROM leases
+            WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE";
+        // On SQLite this transaction is the only writer already.
+        let sql = if matches!(self, Self::Postgres(_)) { SELECT_FOR_SHARE } else { SELECT };
+        let epoch = bigint("epoch", lease.epoch)?;
+        fetch_optional!(self, Number, sql, &lease.name, &lease.holder, epoch)?
+            .map(drop)
+            .ok_or_else(|| LedgerError::LeaseLost(lease.name.clone()))
+    }
+
+    /// The database's clock, milliseconds since 1970.
+    async fn now_ms(&mut self) -> Result<i64> {
+        const POSTGRES: &str =
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS number";
+        const SQLITE: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS number";
+        let sql = if matches!(self, Self::Postgres(_)) { POSTGRES } else { SQLITE };
+        let row = fetch_optional!(self, Number, sql)?;
+        row.map(|row| row.number).ok_or_else(|| sqlx::Error::RowNotFound.into())
+    }
+}
