@@ -21,6 +21,8 @@ use std::time::Duration;
 const LOST_AFTER: TimeDelta = TimeDelta::seconds(10);
 /// How often a request looks whether another one got the answer.
 const POLL: Duration = Duration::from_millis(100);
+/// How often storing a provider's answer is tried.
+const STORE_ATTEMPTS: u32 = 20;
 
 /// What is to be done about a delivery.
 enum Turn {
@@ -57,21 +59,13 @@ pub(super) async fn deliver(
             Ok(Turn::Ours) => break,
             Ok(Turn::Theirs) => tokio::time::sleep(POLL).await,
             Ok(Turn::Over(failure)) => return Err(ApiError::Provider(failure)),
-            Err(LedgerError::Conflict(_)) => {}
+            Err(error) if error.is_conflict() => {}
             Err(error) => return Err(internal(&error, settlement)),
         }
     }
     // Committed as `calling`: from here on a crash leaves `unknown`, not a second call.
     let outcome = call(edge, capability, invocation, settlement).await;
-    let store = async {
-        let mut tx = site.ledger.begin().await?;
-        match &outcome {
-            Ok((status, result)) => tx.finish_delivery(settlement, *status, result).await?,
-            Err((failure, why)) => tx.fail_delivery(settlement, failure.event(), why).await?,
-        }
-        tx.commit().await
-    };
-    let stored = store.await;
+    let stored = store(site, settlement, &outcome).await;
     match outcome {
         Ok((_, result)) => {
             // The agent has paid and the provider has served: the answer goes out even if it could
@@ -85,6 +79,34 @@ pub(super) async fn deliver(
             tracing::error!(payment = %settlement.id, why, "the provider failed: a refund is due");
             stored.map_err(|error| internal(&error, settlement))?;
             Err(ApiError::Provider(failure))
+        }
+    }
+}
+
+/// Keeps the outcome; the provider has worked, so a passing fault of the database must not lose it.
+async fn store(
+    site: &Site,
+    settlement: &Settlement,
+    outcome: &Result<(u16, Value), (ProviderFailure, String)>,
+) -> Result<(), LedgerError> {
+    let mut attempt = 0;
+    loop {
+        let stored = async {
+            let mut tx = site.ledger.begin().await?;
+            match outcome {
+                Ok((status, result)) => tx.finish_delivery(settlement, *status, result).await?,
+                Err((failure, why)) => tx.fail_delivery(settlement, failure.event(), why).await?,
+            }
+            tx.commit().await
+        };
+        attempt += 1;
+        match stored.await {
+            Err(error)
+                if attempt < STORE_ATTEMPTS && (error.is_conflict() || error.is_unavailable()) =>
+            {
+                tokio::time::sleep(POLL).await;
+            }
+            stored => return stored,
         }
     }
 }

@@ -164,8 +164,7 @@ async fn reserve(
                 });
             }
             Ok(Reservation::DuplicateRequest(_)) => return Err(ApiError::DuplicateRequest),
-            Err(LedgerError::Conflict(_)) => {}
-            Err(error) if error.is_unique_violation() => {}
+            Err(error) if error.is_conflict() => {}
             Err(error) => return Err(ledger_down(&error)),
         }
     }

@@ -76,6 +76,7 @@ impl Tx {
             n: i64,
             hash: String,
         }
+        const LOCK: &str = "SELECT 1 FROM x402_settlements WHERE id = $1 FOR NO KEY UPDATE";
         const LAST: &str = "SELECT n, hash FROM settlement_events
             WHERE settlement_id = $1 ORDER BY n DESC LIMIT 1";
         const INSERT: &str = "INSERT INTO settlement_events
@@ -83,6 +84,11 @@ impl Tx {
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
         let id = settlement.to_string();
+        // Two writers must not append to one log at once. FOR UPDATE would wait for rows that only
+        // refer to the settlement, and deadlock. On SQLite this is the only writer.
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK, &id)?;
+        }
         let (n, previous) = match fetch_optional!(self, Last, LAST, &id)? {
             Some(last) => (last.n.saturating_add(1), hash("settlement_events.hash", &last.hash)?),
             None => (0, trace_id),

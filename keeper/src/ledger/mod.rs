@@ -108,9 +108,17 @@ impl LedgerError {
         matches!(self, Self::LeaseLost(_))
     }
 
-    /// Whether a constraint of the schema refused the row.
-    pub fn is_unique_violation(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    /// Whether somebody else was at the same rows at the same time: read again and start over.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Conflict(_) => true,
+            // Deadlock and serialization failure on PostgreSQL, busy on SQLite.
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.is_unique_violation()
+                    || matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
+            }
+            _ => false,
+        }
     }
 }
 

@@ -275,25 +275,10 @@ impl Outbox {
             safe: node.head(BlockTag::Safe).await?.number(),
         };
         for transaction in &outgoing {
-            let mined = if transaction.state == TransactionState::Signed {
-                None
-            } else {
-                mined(&node, transaction).await?
-            };
+            let mined = mined(&node, transaction).await?;
             let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
             let (standing, effect) =
                 TransactionState::observe(transaction.account_nonce, &sighting);
-            if standing.state != transaction.state || standing.is_final {
-                let mut tx = self.ledger.begin().await?;
-                tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
-                tx.commit().await?;
-                tracing::info!(
-                    account_nonce = transaction.account_nonce,
-                    hash = ?transaction.envelopes.last().map(|envelope| envelope.hash),
-                    state = %standing.state,
-                    "transaction moved"
-                );
-            }
             match effect {
                 Effect::Nothing => {}
                 Effect::Rebroadcast => self.broadcast(memory, transaction).await,
@@ -303,6 +288,15 @@ impl Outbox {
                     "ALARM: the account nonce is gone and none of our envelopes took it; the \
                      transaction is parked: find what {signer} sent with it",
                 ),
+            }
+            if standing.state != transaction.state || standing.is_final {
+                let mut tx = self.ledger.begin().await?;
+                tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
+                tx.commit().await?;
+                tracing::info!(
+                    %signer, account_nonce = transaction.account_nonce, state = %standing.state,
+                    "transaction moved"
+                );
             }
         }
         Ok(())
@@ -318,7 +312,8 @@ impl Outbox {
         memory.sent.insert(transaction.id, Instant::now());
         let class = self.chain.send_raw(&envelope.raw).await;
         tracing::info!(
-            account_nonce = transaction.account_nonce, hash = %envelope.hash,
+            signer = %self.signer.address(), account_nonce = transaction.account_nonce,
+            hash = %envelope.hash,
             class = class.as_str(), "broadcast"
         );
     }

@@ -200,7 +200,7 @@ impl Reconciler {
         match tx.step_status(settlement, event, evidence).await {
             Ok(_) => tx.commit().await?,
             // The watcher was faster; the next round reads what it wrote.
-            Err(LedgerError::Conflict(_)) => return Ok(()),
+            Err(error) if error.is_conflict() => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         self.ledger.signal(Topic::Settlements);
