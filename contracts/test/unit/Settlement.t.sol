@@ -34,7 +34,7 @@ contract SettlementTest is SplitterBase {
         bytes memory identity = abi.encodePacked(payer, NONCE);
         expectPayerOf("", address(0));
         expectPayerOf(abi.encodePacked(payer), address(0));
-        expectPayerOf(abi.encodePacked(payer, bytes31(NONCE)), address(0));
+        expectPayerOf(bytes.concat(bytes20(payer), hex"ff"), address(0));
         expectPayerOf(bytes.concat(identity, hex"00"), address(0));
         expectPayerOf(hex"ff", address(0));
     }

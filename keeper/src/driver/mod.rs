@@ -183,7 +183,15 @@ impl Driver {
     async fn split(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, authorized_settler, .. } = self.splitter;
         let mut asked = false;
-        for (capability, open) in self.recorded(tx).await? {
+        let recorded = self.recorded(tx).await?;
+        // A split that came before ours may have taken everything; an open intent would revert for
+        // ever.
+        for (intent, capability) in tx.open_splits(chain_id, address).await? {
+            if !recorded.contains_key(&capability) {
+                tx.cancel_intent(intent, "another split covered everything").await?;
+            }
+        }
+        for (capability, open) in recorded {
             if tx.split_is_pending(chain_id, address, capability).await? {
                 continue;
             }

@@ -168,6 +168,12 @@ struct IntentRow {
 }
 
 #[derive(sqlx::FromRow)]
+struct SplitRow {
+    id: i64,
+    splitter_capability_id: String,
+}
+
+#[derive(sqlx::FromRow)]
 struct TransactionRow {
     id: i64,
     account_nonce: i64,
@@ -301,6 +307,24 @@ impl Tx {
         } else {
             Err(LedgerError::Conflict(format!("intent {intent}")))
         }
+    }
+
+    /// Splits that wait for an account nonce, with their capabilities.
+    pub async fn open_splits(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Vec<(i64, B256)>> {
+        const SELECT: &str = "SELECT id, splitter_capability_id FROM intents
+            WHERE kind = 'split' AND chain_id = $1 AND splitter = $2 AND state = 'open'";
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, SplitRow, SELECT, chain, hex(splitter))?;
+        rows.into_iter()
+            .map(|row| {
+                let column = "intents.splitter_capability_id";
+                Ok((row.id, hash(column, &row.splitter_capability_id)?))
+            })
+            .collect()
     }
 
     /// Whether a split of this capability is under way and not yet mined.

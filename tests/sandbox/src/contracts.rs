@@ -89,11 +89,8 @@ impl Contracts {
     ) -> eyre::Result<Self> {
         fs::create_dir_all(folder)?;
         let minter = anvil.first_account().await?;
+        build(tools).await?;
         let artifact = tools.root().join("out/UsdcDouble.sol/UsdcDouble.json");
-        if !artifact.exists() {
-            let mut build = Command::new(tools.foundry("forge")?);
-            run(build.current_dir(tools.root()).arg("build")).await?;
-        }
         let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
         let code: Bytes = serde_json::from_value(artifact["deployedBytecode"]["object"].clone())?;
         anvil.set_code(USDC_BASE_SEPOLIA, &code).await?;
@@ -164,10 +161,25 @@ impl Contracts {
             .args(["--sender", &self.minter.to_string()])
             // Runs side by side must not write the same files.
             .env("FOUNDRY_BROADCAST", self.folder.join("broadcast"))
-            .env("FOUNDRY_CACHE_PATH", self.folder.join("cache"))
             .envs(environment.iter().copied());
         run(&mut command).await
     }
+}
+
+/// Compiles the contracts unless that is done. One process at a time: forge does not lock its
+/// cache. Scripts that run afterwards find everything compiled and write nothing shared.
+async fn build(tools: &Tools) -> eyre::Result<()> {
+    let path = tools.root().join("target/forge.lock");
+    let lock = tokio::task::spawn_blocking(move || {
+        let file = fs::File::create(path)?;
+        file.lock()?;
+        Ok::<_, std::io::Error>(file)
+    });
+    let lock = lock.await??;
+    let mut build = Command::new(tools.foundry("forge")?);
+    run(build.current_dir(tools.root()).arg("build")).await?;
+    drop(lock);
+    Ok(())
 }
 
 /// Runs a command to its end; a failure carries what it wrote.
