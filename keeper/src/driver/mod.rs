@@ -183,6 +183,7 @@ impl Driver {
     async fn split(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, authorized_settler, .. } = self.splitter;
         let mut asked = false;
+        let mirrored = tx.mirror_cursor(chain_id, address).await?.unwrap_or(0);
         let recorded = self.recorded(tx).await?;
         // A split that came before ours may have taken everything; an open intent would revert for
         // ever.
@@ -192,7 +193,7 @@ impl Driver {
             }
         }
         for (capability, open) in recorded {
-            if tx.split_is_pending(chain_id, address, capability).await? {
+            if tx.split_is_pending(chain_id, address, capability, mirrored).await? {
                 continue;
             }
             for (_, settlement) in &open {

@@ -327,18 +327,26 @@ impl Tx {
             .collect()
     }
 
-    /// Whether a split of this capability is under way and not yet mined.
+    /// Whether a split of this capability is under way: not mined yet, or mined in a block that the
+    /// mirror, whose next block is `mirrored`, does not hold yet. In between it has divided what
+    /// still looks undivided here.
     pub async fn split_is_pending(
         &mut self,
         chain_id: u64,
         splitter: Address,
         capability: B256,
+        mirrored: u64,
     ) -> Result<bool> {
-        const SELECT: &str = "SELECT count(*) AS number FROM intents WHERE kind = 'split'
-            AND chain_id = $1 AND splitter = $2 AND splitter_capability_id = $3
-            AND state IN ('open', 'claimed')";
+        const SELECT: &str = "SELECT count(*) AS number FROM intents i WHERE i.kind = 'split'
+            AND i.chain_id = $1 AND i.splitter = $2 AND i.splitter_capability_id = $3
+            AND (i.state IN ('open', 'claimed') OR EXISTS (
+                SELECT 1 FROM transaction_intents ti
+                JOIN transactions t ON t.id = ti.transaction_id
+                WHERE ti.intent_id = i.id AND t.block_number >= $4))";
         let chain = bigint("chain id", chain_id)?;
-        let row = fetch_optional!(self, Number, SELECT, chain, hex(splitter), hex(capability))?;
+        let next = bigint("block number", mirrored)?;
+        let (at, capability) = (hex(splitter), hex(capability));
+        let row = fetch_optional!(self, Number, SELECT, chain, at, capability, next)?;
         Ok(row.is_some_and(|row| row.number > 0))
     }
 
