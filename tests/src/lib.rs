@@ -1,1 +1,1 @@
-//! t
+//! Whole-system tests of the keeper; they are in `suite/`, what they stand on in `sandbox/`.

@@ -51,7 +51,8 @@ pub struct SignedTransaction {
 }
 
 impl KmsSigner {
-    /// Asks KMS for the public key. It signs for `chain_id` only.
+    /// Asks KMS for the public key, with the credentials of the environment. It signs for
+    /// `chain_id` only.
     ///
     /// # Errors
     /// [`SignerError::Kms`].
@@ -70,10 +71,22 @@ impl KmsSigner {
             loader = loader.endpoint_url(endpoint.as_str());
         }
         let client = Client::new(&loader.load().await);
-        let inner = AwsSigner::new(client, key.key_id.clone(), Some(chain_id))
+        Self::with_client(client, key.key_id.clone(), chain_id).await
+    }
+
+    /// The same with a client of the caller's.
+    ///
+    /// # Errors
+    /// [`SignerError::Kms`].
+    pub async fn with_client(
+        client: Client,
+        key_id: String,
+        chain_id: u64,
+    ) -> Result<Self, SignerError> {
+        let inner = AwsSigner::new(client, key_id.clone(), Some(chain_id))
             .await
-            .map_err(|error| refuse(&key.key_id, &error))?;
-        Ok(Self { key_id: key.key_id.clone(), inner })
+            .map_err(|error| refuse(&key_id, &error))?;
+        Ok(Self { key_id, inner })
     }
 
     /// The key's address.
