@@ -6,10 +6,12 @@ use alloy::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keeper::{
-    eip3009::{domain, sign},
+    chain::{BlockTag, Chain},
+    eip3009::{FiatToken, domain, sign},
+    ledger::{Ledger, Settlement},
     x402::{Network, SignedAuthorization},
 };
-use sandbox::{Postgres, Stack, StackOptions, Tools};
+use sandbox::{Daemon, Postgres, Stack, StackOptions, Tools};
 use serde_json::{Value, json};
 use std::{
     env,
@@ -81,6 +83,27 @@ pub(crate) async fn postgres() -> String {
     let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
     sqlx::query(create).execute(&pool).await.unwrap();
     url
+}
+
+/// A hub that the tests share which only look at it from outside: a daemon on SQLite.
+pub(crate) struct Hub {
+    pub(crate) stack: Stack,
+    pub(crate) daemon: Daemon,
+    pub(crate) database: String,
+}
+
+/// The shared hub.
+pub(crate) async fn hub() -> &'static Hub {
+    static HUB: OnceCell<Hub> = OnceCell::const_new();
+    HUB.get_or_init(|| async {
+        on_a_runtime_of_its_own(async {
+            let stack = stack("hub", StackOptions::default()).await;
+            let database = stack.sqlite();
+            let daemon = stack.daemon(&keeper(), &database).await?;
+            Ok(Hub { stack, daemon, database })
+        })
+    })
+    .await
 }
 
 /// Whatever watches the server's output must outlive the test that happened to start it.
@@ -206,6 +229,36 @@ impl Answer {
         let text = BASE64_STANDARD.decode(self.header("x-payment-response")).unwrap();
         serde_json::from_slice(&text).unwrap()
     }
+}
+
+/// The settlement of a payment, if the ledger has one.
+pub(crate) async fn settlement_of(
+    database: &str,
+    authorization: &SignedAuthorization,
+) -> Option<Settlement> {
+    let ledger = Ledger::open_beside(database).await.unwrap();
+    let asset = Network::BaseSepolia.usdc().address;
+    let mut tx = ledger.read().await.unwrap();
+    tx.settlement_by_identity(84_532, asset, authorization.from, authorization.nonce).await.unwrap()
+}
+
+/// What the chain has: an account's micro-USDC, and whether an authorization nonce is used.
+pub(crate) async fn on_chain(stack: &Stack, authorization: &SignedAuthorization) -> (u64, bool) {
+    let chain = chain(stack);
+    let usdc = stack.contracts.usdc;
+    let balance = FiatToken::balanceOfCall { account: authorization.from };
+    let state = FiatToken::authorizationStateCall {
+        authorizer: authorization.from,
+        nonce: authorization.nonce,
+    };
+    let balance = chain.call(usdc, &balance, BlockTag::Latest).await.unwrap();
+    let used = chain.call(usdc, &state, BlockTag::Latest).await.unwrap();
+    (u64::try_from(balance).unwrap(), used)
+}
+
+/// A stack's chain.
+pub(crate) fn chain(stack: &Stack) -> Chain {
+    Chain::new(&[stack.anvil.url().parse().unwrap()]).unwrap()
 }
 
 /// Calls a hub, with or without payment.

@@ -1,6 +1,9 @@
 //! A local Base: anvil with Base's chain id.
 
-use crate::{Tools, guard::Guarded};
+use crate::{
+    Tools,
+    guard::{Guarded, Order},
+};
 use alloy::primitives::{Address, Bytes, U256};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -46,7 +49,7 @@ impl Anvil {
         if let Some(seconds) = options.block_time {
             arguments.extend(["--block-time".to_owned(), seconds.to_string()]);
         }
-        let mut process = Guarded::spawn(&tools.foundry("anvil")?, arguments, &[], None)?;
+        let mut process = Guarded::spawn(Order::new(&tools.foundry("anvil")?, arguments))?;
         let mut lines = BufReader::new(process.stdout()?).lines();
         let address = loop {
             let Some(line) = lines.next_line().await? else {

@@ -1,7 +1,8 @@
 //! Children that do not outlive their parent.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
+    fs::File,
     path::Path,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -20,6 +21,7 @@ const SCRIPT: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
 child=$!
+if [ -n "$GUARD_PID" ]; then echo $child > "$GUARD_PID"; fi
 (cat <&3 >/dev/null; kill -TERM $child 2>/dev/null; sleep 5; kill -KILL $child 2>/dev/null) >/dev/null 2>&1 &
 wait $child
 status=$?
@@ -34,22 +36,49 @@ pub(crate) struct Guarded {
     last_words: Arc<Mutex<Vec<String>>>,
 }
 
-impl Guarded {
-    /// Starts `program`. `folder` is removed after its end.
-    pub(crate) fn spawn<S: AsRef<OsStr>>(
-        program: &Path,
+/// What to run and how.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    /// The program.
+    pub(crate) program: &'a Path,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+    /// Additions to its environment.
+    pub(crate) environment: Vec<(&'a str, OsString)>,
+    /// Removed after its end.
+    pub(crate) folder: Option<&'a Path>,
+    /// Where its process id is written.
+    pub(crate) pid: Option<&'a Path>,
+    /// Takes everything it writes; without it the caller reads it.
+    pub(crate) log: Option<File>,
+}
+
+impl<'a> Order<'a> {
+    pub(crate) fn new<S: AsRef<OsStr>>(
+        program: &'a Path,
         arguments: impl IntoIterator<Item = S>,
-        environment: &[(&str, &OsStr)],
-        folder: Option<&Path>,
-    ) -> eyre::Result<Self> {
+    ) -> Self {
+        let arguments = arguments.into_iter().map(|part| part.as_ref().to_owned()).collect();
+        Self { program, arguments, environment: Vec::new(), folder: None, pid: None, log: None }
+    }
+}
+
+impl Guarded {
+    /// Starts a child.
+    pub(crate) fn spawn(order: Order<'_>) -> eyre::Result<Self> {
+        let path = |path: Option<&Path>| path.map_or(OsStr::new(""), Path::as_os_str).to_owned();
         let mut command = Command::new("sh");
-        command.arg("-c").arg(SCRIPT).arg("guard").arg(program).args(arguments);
-        command.env("GUARD_FOLDER", folder.map_or(OsStr::new(""), Path::as_os_str));
-        command.envs(environment.iter().copied());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("-c").arg(SCRIPT).arg("guard").arg(order.program).args(order.arguments);
+        command.env("GUARD_FOLDER", path(order.folder)).env("GUARD_PID", path(order.pid));
+        command.envs(order.environment);
+        command.stdin(Stdio::piped());
+        match order.log {
+            Some(log) => command.stdout(log.try_clone()?).stderr(log),
+            None => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+        };
         let mut child = command
             .spawn()
-            .map_err(|error| eyre::eyre!("cannot start {}: {error}", program.display()))?;
+            .map_err(|error| eyre::eyre!("cannot start {}: {error}", order.program.display()))?;
         let last_words = Arc::new(Mutex::new(Vec::new()));
         if let Some(stderr) = child.stderr.take() {
             let words = Arc::clone(&last_words);
@@ -72,9 +101,23 @@ impl Guarded {
         self.child.stdout.take().ok_or_else(|| eyre::eyre!("the output was taken before"))
     }
 
+    /// Its exit code if it has ended; 128 and the signal's number if a signal ended it.
+    pub(crate) fn try_wait(&mut self) -> eyre::Result<Option<i32>> {
+        Ok(self.child.try_wait()?.and_then(|status| status.code()))
+    }
+
+    /// Waits for its exit code.
+    pub(crate) async fn wait(&mut self) -> eyre::Result<i32> {
+        // Tokio closes the input of a child that it waits for, which would end it.
+        let input = self.child.stdin.take();
+        let status = self.child.wait().await;
+        drop(input);
+        status?.code().ok_or_else(|| eyre::eyre!("the guard was killed"))
+    }
+
     /// Waits for the child's end and tells what it said last.
     pub(crate) async fn last_words(&mut self) -> String {
-        let _ = self.child.wait().await;
+        let _ = self.wait().await;
         self.last_words.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }

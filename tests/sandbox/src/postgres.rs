@@ -1,6 +1,9 @@
 //! A throwaway PostgreSQL.
 
-use crate::{Tools, guard::Guarded};
+use crate::{
+    Tools,
+    guard::{Guarded, Order},
+};
 use std::{
     ffi::OsStr,
     fs,
@@ -63,14 +66,11 @@ impl Postgres {
         command.push(postgres.as_os_str());
         command.extend(["-D".as_ref(), data.as_os_str(), "-k".as_ref(), folder.as_os_str()]);
         command.extend(["-c", "listen_addresses=", "-c", "max_connections=200"].map(OsStr::new));
-        let library_path = native.join("lib");
-        let process = Guarded::spawn(
-            Path::new(command[0]),
-            &command[1..],
-            &[("LD_LIBRARY_PATH", library_path.as_os_str())],
-            Some(&folder),
-        )?;
-        let server = Self { socket_folder: folder, _process: process };
+        let mut order = Order::new(Path::new(command[0]), &command[1..]);
+        order.environment.push(("LD_LIBRARY_PATH", native.join("lib").into()));
+        order.folder = Some(&folder);
+        let process = Guarded::spawn(order)?;
+        let server = Self { socket_folder: folder.clone(), _process: process };
         server.wait().await?;
         Ok(server)
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     Anvil, AnvilOptions, Contracts, KmsDouble, Registration, Roles, SampleProvider, Tools,
+    guard::{Guarded, Order},
 };
 use alloy::{
     primitives::{Address, B256, U256, keccak256},
@@ -15,13 +16,9 @@ use std::{
     fmt, fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     time::Duration,
 };
-use tokio::{
-    process::{Child, Command},
-    time::Instant,
-};
+use tokio::{process::Command, time::Instant};
 
 /// How long a daemon may take to get ready on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -98,7 +95,7 @@ impl fmt::Debug for Stack {
     }
 }
 
-/// A running daemon. It is killed with this value.
+/// A running daemon. It ends with this value.
 #[derive(Debug)]
 pub struct Daemon {
     /// Where agents reach it.
@@ -107,7 +104,8 @@ pub struct Daemon {
     pub config: PathBuf,
     /// Its log.
     pub log: PathBuf,
-    child: Child,
+    pid: PathBuf,
+    process: Guarded,
 }
 
 impl Stack {
@@ -286,20 +284,17 @@ timeout = "5s"
             let config = self.folder.join(format!("keeper-{port}.toml"));
             fs::write(&config, change(self.config(database, port)))?;
             let log = self.folder.join(format!("keeper-{port}.log"));
-            let output = fs::File::create(&log)?;
-            let child = Command::new(keeper)
-                .arg("run")
-                .arg("--config")
-                .arg(&config)
-                .args(arguments)
-                .envs(self.kms.credentials().environment())
-                .stdin(Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output)
-                .kill_on_drop(true)
-                .spawn()?;
+            let pid = self.folder.join(format!("keeper-{port}.pid"));
+            let mut order = Order::new(keeper, ["run", "--config"]);
+            order.arguments.push(config.clone().into());
+            order.arguments.extend(arguments.iter().map(Into::into));
+            let credentials = self.kms.credentials().environment();
+            order.environment = credentials.map(|(name, value)| (name, value.into())).to_vec();
+            order.pid = Some(&pid);
+            order.log = Some(fs::File::create(&log)?);
+            let process = Guarded::spawn(order)?;
             let url = format!("http://127.0.0.1:{port}");
-            let mut daemon = Daemon { url, config, log, child };
+            let mut daemon = Daemon { url, config, log, pid, process };
             if !daemon.lost_its_port().await? {
                 return Ok(daemon);
             }
@@ -316,7 +311,7 @@ impl Daemon {
             if reqwest::get(format!("{}/livez", self.url)).await.is_ok() {
                 return Ok(false);
             }
-            if self.child.try_wait()?.is_some() {
+            if self.process.try_wait()?.is_some() {
                 return Ok(fs::read_to_string(&self.log)?.contains("Address already in use"));
             }
             eyre::ensure!(Instant::now() < deadline, "the daemon does not listen: {}", self.tail());
@@ -333,40 +328,36 @@ impl Daemon {
             {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
-                eyre::bail!("the daemon ended with {status}: {}", self.tail());
+            if let Some(code) = self.process.try_wait()? {
+                eyre::bail!("the daemon ended with exit code {code}: {}", self.tail());
             }
             eyre::ensure!(Instant::now() < deadline, "the daemon is not ready: {}", self.tail());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Its process id.
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
+    /// Sends it a signal: "KILL" ends it as a crash does, "TERM" asks it to stop, "STOP" and "CONT"
+    /// pause and wake it.
+    pub async fn signal(&self, name: &str) -> eyre::Result<()> {
+        let id = fs::read_to_string(&self.pid)?;
+        let status = Command::new("kill").args(["-s", name, id.trim()]).status().await?;
+        eyre::ensure!(status.success(), "no such process: {id}");
+        Ok(())
     }
 
-    /// Ends it without warning, as a crash does.
-    pub async fn kill(&mut self) -> eyre::Result<()> {
-        Ok(self.child.kill().await?)
+    /// Waits for its end and tells its exit code; 128 and the signal's number if a signal ended it.
+    pub async fn wait(&mut self) -> eyre::Result<i32> {
+        tokio::time::timeout(READY_LIMIT, self.process.wait()).await?
     }
 
-    /// Asks it to stop and waits until it has.
-    pub async fn terminate(&mut self) -> eyre::Result<ExitStatus> {
-        if let Some(id) = self.child.id() {
-            Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
-        }
-        self.wait().await
-    }
-
-    /// Waits for its end.
-    pub async fn wait(&mut self) -> eyre::Result<ExitStatus> {
-        Ok(tokio::time::timeout(READY_LIMIT, self.child.wait()).await??)
+    /// Everything it has logged.
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The last lines of its log.
     pub fn tail(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.logged();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
