@@ -594,6 +594,52 @@ async fn a_window_is_replaced_as_a_whole() {
     .await;
 }
 
+/// What is concluded from two reads must hold for both: a record and the split that covers it may
+/// reach the mirror in one commit.
+#[tokio::test]
+async fn a_snapshot_does_not_move() {
+    on_both(|db| async move {
+        let window = |block| MirrorWindow {
+            from: block,
+            to: block,
+            pulls: vec![Pull {
+                at: log(block, 1),
+                block_timestamp: 5,
+                payer: Address::repeat_byte(1),
+                nonce: None,
+                amount: usdc(1),
+                settlement: None,
+            }],
+            ..MirrorWindow::default()
+        };
+        let asset = splitter().asset;
+        let mut tx = db.ledger.read().await.unwrap();
+        let before = tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len();
+        let mut other = db.ledger.begin().await.unwrap();
+        other.replace_window(84_532, SPLITTER, asset, &window(1)).await.unwrap();
+        other.commit().await.unwrap();
+        assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), before);
+        drop(tx);
+
+        let mut tx = db.ledger.begin_on_snapshot().await.unwrap();
+        assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), 1);
+        let ledger = db.ledger.clone();
+        let writer = tokio::spawn(async move {
+            let mut other = ledger.begin().await.unwrap();
+            other.replace_window(84_532, SPLITTER, asset, &window(2)).await.unwrap();
+            other.commit().await.unwrap();
+        });
+        // On SQLite the other writer queues; on PostgreSQL it has committed by then.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), 1);
+        drop(tx);
+        writer.await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
 // ------------------------------------------------------------------------------ opening
 
 #[tokio::test]

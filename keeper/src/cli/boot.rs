@@ -41,12 +41,11 @@ impl From<ChainError> for Obstacle {
 
 impl From<LedgerError> for Obstacle {
     fn from(error: LedgerError) -> Self {
-        if error.is_unavailable() {
-            return Self::Wait(error.to_string());
-        }
-        match error {
-            LedgerError::Conflict(_) => Self::Wait(error.to_string()),
-            error => Self::Fatal(error.to_string()),
+        // On SQLite a second daemon stands by until the first is dead.
+        if error.is_unavailable() || matches!(error, LedgerError::InUse(_)) {
+            Self::Wait(error.to_string())
+        } else {
+            Self::Fatal(error.to_string())
         }
     }
 }

@@ -19,6 +19,9 @@ use std::{
 };
 use url::Url;
 
+/// A shorter lease would be lost to an ordinary pause of the process or the database.
+const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
+
 /// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
 /// error.
 #[derive(Debug, Deserialize)]
@@ -31,6 +34,9 @@ pub(super) struct Config {
     pub(super) test_mode: bool,
     /// Catalogue file, relative to this one.
     pub(super) catalogue: PathBuf,
+    /// How long a dead daemon keeps another from taking over.
+    #[serde(default = "default_lease_time", with = "humantime_serde")]
+    pub(super) lease_time: Duration,
     pub(super) http: Http,
     pub(super) chain: Vec<Chain>,
     pub(super) splitter: Vec<Splitter>,
@@ -130,6 +136,10 @@ impl Key {
     }
 }
 
+const fn default_lease_time() -> Duration {
+    Duration::from_secs(15)
+}
+
 const fn default_settle_timeout() -> Duration {
     Duration::from_secs(20)
 }
@@ -158,12 +168,19 @@ const fn default_reconcile_interval() -> Duration {
 impl Config {
     /// Reads and checks the file, and the catalogue that it names.
     pub(super) fn load(path: &Path) -> eyre::Result<(Self, Catalogue)> {
+        eyre::ensure!(path.is_file(), "{} does not exist", path.display());
         let config: Self = Figment::from(Toml::file_exact(path))
             .merge(Env::prefixed("KEEPER_").only(&["database"]))
             .extract()?;
         config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let file = folder.join(&config.catalogue);
+        eyre::ensure!(
+            file.is_file(),
+            "{}: catalogue {} does not exist",
+            path.display(),
+            file.display()
+        );
         let catalogue = Catalogue::load(&file, config.test_mode)
             .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
         Ok((config, catalogue))
@@ -176,6 +193,9 @@ impl Config {
                 "http.public_url {} must be https (http is for test_mode = true)",
                 http.public_url
             ));
+        }
+        if self.lease_time < MIN_LEASE_TIME {
+            return Err("lease_time must be at least 2s".to_owned());
         }
         if !(1..=600).contains(&http.max_timeout_seconds) {
             return Err("http.max_timeout_seconds must be between 1 and 600".to_owned());

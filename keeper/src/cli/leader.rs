@@ -20,10 +20,8 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How long a lease lasts without renewal. Another daemon takes over after that.
-const LEASE_TTL: Duration = Duration::from_secs(15);
-/// How often it is renewed, and how often a standby tries to get it.
-const LEASE_INTERVAL: Duration = Duration::from_secs(3);
+/// A lease is renewed, and a standby asks for it, so many times in its time.
+const RENEWALS: u32 = 5;
 /// How long a service that panicked stays down.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Blocks behind the head that the watcher reads again, beyond what a confirmation takes.
@@ -63,6 +61,8 @@ impl Halt {
 #[derive(Debug)]
 pub(super) struct Leader {
     name: String,
+    /// How long the lease lasts without renewal; another daemon takes over after that.
+    lease_time: Duration,
     ledger: Ledger,
     stations: Vec<(Station, Keys)>,
     halt: Halt,
@@ -71,11 +71,16 @@ pub(super) struct Leader {
 impl Leader {
     pub(super) fn new(
         chain_id: u64,
+        lease_time: Duration,
         ledger: Ledger,
         stations: Vec<(Station, Keys)>,
         halt: Halt,
     ) -> Self {
-        Self { name: lease_name(chain_id), ledger, stations, halt }
+        Self { name: lease_name(chain_id), lease_time, ledger, stations, halt }
+    }
+
+    fn interval(&self) -> Duration {
+        self.lease_time / RENEWALS
     }
 
     /// Leads whenever it can, until `stop`.
@@ -92,14 +97,14 @@ impl Leader {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(LEASE_INTERVAL) => {}
+                () = tokio::time::sleep(self.interval()) => {}
             }
         }
     }
 
     async fn acquire(&self, holder: &str) -> Result<Option<Lease>, LedgerError> {
         let mut tx = self.ledger.begin().await?;
-        let lease = tx.acquire_lease(&self.name, holder, LEASE_TTL).await?;
+        let lease = tx.acquire_lease(&self.name, holder, self.lease_time).await?;
         tx.commit().await?;
         Ok(lease)
     }
@@ -127,11 +132,11 @@ impl Leader {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LEASE_INTERVAL) => {}
+                () = tokio::time::sleep(self.interval()) => {}
             }
             let renewal = async {
                 let mut tx = self.ledger.begin().await?;
-                tx.renew_lease(lease, LEASE_TTL).await?;
+                tx.renew_lease(lease, self.lease_time).await?;
                 tx.commit().await
             };
             match renewal.await {
@@ -141,7 +146,7 @@ impl Leader {
                     return;
                 }
                 // Every write checks the lease by itself; this only stops useless work.
-                Err(error) if renewed.elapsed() > LEASE_TTL => {
+                Err(error) if renewed.elapsed() > self.lease_time => {
                     tracing::error!(%error, "could not renew the lease: stopping the services");
                     return;
                 }

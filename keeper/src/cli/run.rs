@@ -173,7 +173,8 @@ async fn serve(
     }
     let halt = Halt::default();
     for (chain_id, stations) in by_chain {
-        let leader = Leader::new(chain_id, ledger.clone(), stations, halt.clone());
+        let leader =
+            Leader::new(chain_id, config.lease_time, ledger.clone(), stations, halt.clone());
         tasks.spawn(leader.run(stop.clone()));
     }
     tokio::select! {

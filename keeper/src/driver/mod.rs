@@ -29,6 +29,9 @@ const SPLIT_GAS: u64 = 300_000;
 /// How long a poll may take when nothing is signalled.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Between a round that met another writer and the next.
+const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+
 /// Drives the settlements of one Splitter.
 #[derive(Debug)]
 pub struct Driver {
@@ -55,7 +58,13 @@ impl Driver {
             match self.tick().await {
                 Ok(true) => self.ledger.signal(Topic::Intents),
                 Ok(false) => {}
-                Err(error @ LedgerError::LeaseLost(_)) => return Err(error),
+                Err(error) if error.is_lease_lost() => return Err(error),
+                // Somebody moved a settlement in between; on to the next snapshot.
+                Err(error) if error.is_conflict() => {
+                    tracing::debug!(%error, "driver: starting over");
+                    tokio::time::sleep(CONFLICT_DELAY).await;
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(
                         splitter = %self.splitter.address, %error, "driver: trying again"
@@ -76,7 +85,7 @@ impl Driver {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.record_confirmations.saturating_sub(1);
         let up_to_block = seen.head.number().saturating_sub(depth);
-        let mut tx = self.ledger.begin().await?;
+        let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
         let recorded = self.record(&mut tx, up_to_block).await?;
         self.find_records(&mut tx).await?;

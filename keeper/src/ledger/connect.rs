@@ -135,18 +135,33 @@ impl Ledger {
         self.signals.listen(topic)
     }
 
-    /// Begins to write. On SQLite writers queue here.
+    /// Begins to write: each statement sees the latest commit. On SQLite writers queue here.
     pub async fn begin(&self) -> Result<Tx> {
+        self.begin_as("BEGIN ISOLATION LEVEL READ COMMITTED").await
+    }
+
+    /// Begins to write on one snapshot: every statement sees the same moment, so that what is
+    /// concluded from several of them holds. Whoever was faster at a row that is written here makes
+    /// this fail with a conflict.
+    pub async fn begin_on_snapshot(&self) -> Result<Tx> {
+        self.begin_as("BEGIN ISOLATION LEVEL REPEATABLE READ").await
+    }
+
+    async fn begin_as(&self, postgres: &'static str) -> Result<Tx> {
         Ok(match &self.pool {
-            Pool::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Pool::Postgres(pool) => Tx::Postgres(pool.begin_with(postgres).await?),
+            // The only writer; nobody can commit in between.
             Pool::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
         })
     }
 
-    /// Begins to read: one snapshot on SQLite, each statement the latest commit on PostgreSQL.
+    /// Begins to read, on one snapshot.
     pub async fn read(&self) -> Result<Tx> {
         Ok(match &self.pool {
-            Pool::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Pool::Postgres(pool) => {
+                let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+                Tx::Postgres(pool.begin_with(begin).await?)
+            }
             Pool::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
         })
     }

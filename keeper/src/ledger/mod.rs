@@ -54,7 +54,7 @@ pub enum LedgerError {
     #[error("{0}: committed payments could be lost; switch it on")]
     NotDurable(String),
     /// Another keeper has this SQLite file open.
-    #[error("{0} is in use by another keeper; end that one first, or use PostgreSQL for two")]
+    #[error("{0} is in use by another keeper; this one stands by until that one ends")]
     InUse(String),
     /// A stored value is not what the schema promises.
     #[error("{column} holds {value:?}, which is not a {expected}: the ledger was tampered with")]

@@ -45,7 +45,7 @@ impl Reconciler {
     /// Books every log up to `buried` that is not booked yet.
     pub(super) async fn book(&self, buried: u64) -> Result<(), ReconcilerError> {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
-        let mut tx = self.ledger.begin().await?;
+        let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
         let mirrored = tx.mirror_cursor(chain_id, address).await?.unwrap_or(first_block);
         let from = tx.last_booked_block(chain_id, address).await?.unwrap_or(first_block);

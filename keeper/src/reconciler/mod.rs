@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 /// A payment without an outcome for so long is `orphaned` (S06 6.2).
 const ORPHAN_AFTER: TimeDelta = TimeDelta::minutes(10);
 
+/// Between a round that met another writer and the next.
+const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+
 /// Why the reconciler could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcilerError {
@@ -76,8 +79,12 @@ impl Reconciler {
         while !stop.is_cancelled() {
             match self.tick().await {
                 Ok(()) => {}
-                Err(error @ ReconcilerError::Ledger(LedgerError::LeaseLost(_))) => {
-                    return Err(error);
+                Err(error) if error.is_lease_lost() => return Err(error),
+                // Somebody moved a settlement in between; on to the next snapshot.
+                Err(ReconcilerError::Ledger(error)) if error.is_conflict() => {
+                    tracing::debug!(%error, "reconciler: starting over");
+                    tokio::time::sleep(CONFLICT_DELAY).await;
+                    continue;
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -24,6 +24,9 @@ const MAX_RANGE: u64 = 2_000;
 /// How long to wait for a new head before looking anyway.
 const POLL: Duration = Duration::from_secs(5);
 
+/// Between a round that met another writer and the next.
+const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+
 /// Why the watcher could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WatcherError {
@@ -75,7 +78,13 @@ impl Watcher {
                 // Behind: go on at once.
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error @ WatcherError::Ledger(LedgerError::LeaseLost(_))) => return Err(error),
+                Err(error) if error.is_lease_lost() => return Err(error),
+                // Somebody moved a settlement in between; on to the next snapshot.
+                Err(WatcherError::Ledger(error)) if error.is_conflict() => {
+                    tracing::debug!(%error, "watcher: starting over");
+                    tokio::time::sleep(CONFLICT_DELAY).await;
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(
                         splitter = %self.splitter.address, %error, "watcher: trying again"
@@ -116,7 +125,7 @@ impl Watcher {
     async fn store(&self, mut window: MirrorWindow) -> Result<bool, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let (from, to) = (window.from, window.to);
-        let mut tx = self.ledger.begin().await?;
+        let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
         let old_pulls = tx.pulls(chain_id, address, from, to).await?;
         let old_payouts = tx.payouts(chain_id, address, from, to).await?;

@@ -133,9 +133,14 @@ impl Contracts {
         self.folder.join("84532.json")
     }
 
+    /// The configuration that the deploy script read.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("deploy.json")
+    }
+
     /// Submits a signed registration with script/Register.s.sol.
     pub async fn register(&self, anvil: &Anvil, registration: &Registration) -> eyre::Result<()> {
-        let file = self.folder.join(format!("registration-{}.json", registration.capability_id));
+        let file = self.folder.join(format!("registration-{}.json", registration.nonce));
         fs::write(&file, serde_json::to_vec_pretty(registration)?)?;
         let environment = [("REGISTRATION", file.as_os_str())];
         self.forge_script(anvil, "script/Register.s.sol", &environment).await
@@ -147,7 +152,11 @@ impl Contracts {
         anvil.send(self.minter, self.usdc, &mint.abi_encode().into()).await
     }
 
-    async fn forge_script(
+    /// Runs a forge script with broadcast, signed by anvil's first account.
+    ///
+    /// # Errors
+    /// With everything that forge wrote when the script refuses.
+    pub async fn forge_script(
         &self,
         anvil: &Anvil,
         script: &str,

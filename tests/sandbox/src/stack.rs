@@ -147,6 +147,12 @@ impl Stack {
 
     /// Registers demo/echo, signed by its provider, 85/10/5.
     pub async fn register(&self) -> eyre::Result<()> {
+        let registration = self.registration(|_| {})?;
+        self.contracts.register(&self.anvil, &registration).await
+    }
+
+    /// The registration of demo/echo, changed before its provider signs it.
+    pub fn registration(&self, change: impl Fn(&mut Registration)) -> eyre::Result<Registration> {
         let deadline = u64::try_from(chrono::Utc::now().timestamp())?.saturating_add(3_600);
         let mut registration = Registration {
             chain_id: 84_532,
@@ -160,6 +166,7 @@ impl Stack {
             deadline,
             signature: Default::default(),
         };
+        change(&mut registration);
         let domain = eip712_domain! {
             name: "JecpSplitter",
             version: "1.1.1",
@@ -177,7 +184,7 @@ impl Stack {
         }
         .eip712_signing_hash(&domain);
         registration.signature = self.provider_key.sign_hash_sync(&hash)?.as_bytes().into();
-        self.contracts.register(&self.anvil, &registration).await
+        Ok(registration)
     }
 
     /// An agent with that much micro-USDC.
@@ -193,6 +200,7 @@ impl Stack {
             r#"database = "{database}"
 test_mode = true
 catalogue = "catalogue.toml"
+lease_time = "3s"
 
 [http]
 listen = "127.0.0.1:{listen}"
