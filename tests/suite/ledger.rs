@@ -10,9 +10,10 @@ use keeper::{
     ledger::{
         AccountCode, Envelope, IntentKind, JournalKind, Lease, Ledger, LedgerError, LogRef,
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
-        SettlementQuery, SignerRole, SplitterRecord,
+        SettlementQuery, SignerRole, SplitterRecord, Stream,
     },
     lifecycle::{AttemptKind, Standing, Status, StatusEvent, TransactionState},
+    splitter::SplitTerms,
     x402::{MicroUsdc, Network, Version},
 };
 use serde_json::json;
@@ -85,6 +86,7 @@ fn payment(draft: &Draft, request: &str, content: u8) -> NewSettlement {
         domain: domain(&Network::BaseSepolia.usdc(), 84_532),
         pay_to: SPLITTER,
         amount: usdc(sandbox::PRICE_MICRO),
+        longest: 660,
     };
     let signature = Bytes::from(draft.signature());
     let authorization =
@@ -97,6 +99,7 @@ fn payment(draft: &Draft, request: &str, content: u8) -> NewSettlement {
         version: Version::V1,
         capability_id: "demo/echo".to_owned(),
         splitter_capability_id: CAPABILITY,
+        terms: SplitTerms { provider: Address::repeat_byte(0x99), bps: [8_500, 1_000, 500] },
         agent_id: authorization.payer().to_string().to_lowercase(),
         request_id: request.to_owned(),
         content_hash: B256::repeat_byte(content),
@@ -187,7 +190,9 @@ async fn many_callers_at_once_reserve_once() {
                 loop {
                     match reserve(&ledger, &new).await {
                         Ok(reservation) => return matches!(reservation, Reservation::Reserved(_)),
-                        Err(error) => assert!(error.is_conflict(), "{error}"),
+                        Err(error) => {
+                            assert!(error.is_conflict() || error.is_duplicate(), "{error}");
+                        }
                     }
                 }
             })
@@ -417,7 +422,7 @@ fn envelope(byte: u8) -> Envelope {
 async fn sign(ledger: &Ledger, lease: &Lease, settlement: &Settlement, byte: u8) {
     add_record(ledger, settlement).await.unwrap();
     let mut tx = ledger.begin().await.unwrap();
-    let intents = tx.open_intents(84_532, SIGNER, 10).await.unwrap();
+    let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
     tx.plan(lease, 84_532, SIGNER, &intents[0]).await.unwrap();
     let unsigned = tx.unsigned(84_532, SIGNER).await.unwrap();
     tx.add_envelope(lease, unsigned[0].id, &envelope(byte)).await.unwrap();
@@ -431,7 +436,7 @@ async fn a_payment_is_handed_to_the_outbox_once() {
         let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
         add_record(&db.ledger, &settlement).await.unwrap();
         let error = add_record(&db.ledger, &settlement).await.unwrap_err();
-        assert!(error.is_conflict(), "{error}");
+        assert!(error.is_duplicate(), "{error}");
     })
     .await;
 }
@@ -447,7 +452,7 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
             let settlement = reserved(&db.ledger, &new).await;
             add_record(&db.ledger, &settlement).await.unwrap();
             let mut tx = db.ledger.begin().await.unwrap();
-            let intents = tx.open_intents(84_532, SIGNER, 10).await.unwrap();
+            let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
             let nonce = tx.plan(&lease, 84_532, SIGNER, &intents[0]).await.unwrap();
             if n == 2 {
                 // A crash before the commit: nothing happened.
@@ -486,7 +491,7 @@ async fn a_stale_leader_cannot_write() {
         assert_eq!(new.epoch, old.epoch + 1);
 
         let mut tx = db.ledger.begin().await.unwrap();
-        let intents = tx.open_intents(84_532, SIGNER, 10).await.unwrap();
+        let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
         let error = tx.plan(&old, 84_532, SIGNER, &intents[0]).await.unwrap_err();
         assert!(error.is_lease_lost(), "{error}");
         let error = tx.renew_lease(&old, TTL).await.unwrap_err();
@@ -553,11 +558,10 @@ async fn a_journal_balances_or_is_refused() {
         assert!(post(&db.ledger, &log(1, 1), &overdraw).await.is_err(), "below zero");
 
         let mut tx = db.ledger.read().await.unwrap();
-        let balances = tx.balances(84_532, SPLITTER).await.unwrap();
-        assert_eq!(
-            balances,
-            [("asset:splitter".to_owned(), 100), ("suspense:unattributed".to_owned(), 100)]
-        );
+        let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
+        let balances: Vec<_> =
+            accounts.iter().map(|account| (account.code.as_str(), account.balance)).collect();
+        assert_eq!(balances, [("asset:splitter", 100), ("suspense:unattributed", 100)]);
         let late = "INSERT INTO postings SELECT journal_id, 9, account_id, side, 1 FROM postings
             WHERE line = 0";
         assert!(db.tamper(late).await.is_err(), "the journal is closed");
@@ -589,7 +593,7 @@ async fn a_window_is_replaced_as_a_whole() {
         let mut tx = db.ledger.read().await.unwrap();
         let pulls = tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap();
         assert_eq!(pulls, [pull(2, 5), pull(5, 7)]);
-        assert_eq!(tx.mirror_cursor(84_532, SPLITTER).await.unwrap(), Some(7));
+        assert_eq!(tx.cursor(84_532, SPLITTER, Stream::Mirror).await.unwrap(), Some(7));
     })
     .await;
 }
@@ -707,7 +711,7 @@ async fn large_numbers_survive() {
         .await
         .unwrap();
         let mut tx = db.ledger.read().await.unwrap();
-        assert_eq!(tx.balances(84_532, SPLITTER).await.unwrap()[0].1, i64::MAX);
+        assert_eq!(tx.accounts(84_532, SPLITTER).await.unwrap()[0].balance, i64::MAX);
         drop(tx);
         assert!(MicroUsdc::try_from(U256::from(u64::MAX)).is_err());
         // One more would overflow: refused, not wrapped.

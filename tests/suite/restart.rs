@@ -150,7 +150,8 @@ async fn on_sqlite_a_second_daemon_stands_by() {
     eventually("it says that it stands by", || async {
         let url = format!("{}/readyz", second.url);
         let waiting: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
-        waiting["waiting_for"]["database"].as_str().is_some_and(|why| why.contains("in use"))
+        waiting["waiting_for"]["database"].is_string()
+            && second.logged().contains("in use by another keeper")
     })
     .await;
     first.signal("KILL").await.unwrap();

@@ -64,20 +64,21 @@ impl Chain {
 
     /// Asks one endpoint after the other.
     async fn request<P: RpcSend, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R> {
-        let mut reason = "none is configured".to_owned();
+        let mut failure =
+            ChainError::Unavailable { method, reason: "none is configured".to_owned() };
         for endpoint in self.endpoints.iter() {
             match endpoint.client.request(method, params.clone()).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => match refine(method, error) {
-                    ChainError::Unavailable { reason: why, .. } => {
-                        reason = format!("{}: {why}", endpoint.name);
-                        tracing::debug!(endpoint = endpoint.name, method, why, "no answer");
+                Err(error) => {
+                    failure = refine(method, &endpoint.name, &error);
+                    if matches!(failure, ChainError::Reverted { .. }) {
+                        return Err(failure);
                     }
-                    error => return Err(error),
-                },
+                    tracing::debug!(method, error = %failure, "no answer");
+                }
             }
         }
-        Err(ChainError::Unavailable { method, reason })
+        Err(failure)
     }
 
     /// The same chain through one endpoint only, for reads that must not mix two nodes' views. The
@@ -214,16 +215,24 @@ impl Chain {
 }
 
 /// A revert is an answer; everything else sends the caller to the next endpoint.
-fn refine(method: &'static str, error: RpcError<TransportErrorKind>) -> ChainError {
-    if let Some(response) = error.as_error_resp()
-        && (response.code == 3 || response.message.to_lowercase().contains("revert"))
-    {
-        return ChainError::Reverted {
-            reason: response.message.to_string(),
-            data: response.as_revert_data().unwrap_or_default(),
-        };
+fn refine(
+    method: &'static str,
+    endpoint: &str,
+    error: &RpcError<TransportErrorKind>,
+) -> ChainError {
+    let reason = format!("{endpoint}: {}", describe(error));
+    match error.as_error_resp() {
+        Some(response)
+            if response.code == 3 || response.message.to_lowercase().contains("revert") =>
+        {
+            ChainError::Reverted {
+                reason: response.message.to_string(),
+                data: response.as_revert_data().unwrap_or_default(),
+            }
+        }
+        Some(_) => ChainError::Refused { method, reason },
+        None => ChainError::Unavailable { method, reason },
     }
-    ChainError::Unavailable { method, reason: describe(&error) }
 }
 
 /// An error without URLs, which may carry keys.

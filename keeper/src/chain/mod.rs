@@ -22,6 +22,14 @@ pub enum ChainError {
         /// What the last endpoint said.
         reason: String,
     },
+    /// The node answered that it will not or cannot do it.
+    #[error("the node refused {method}: {reason}")]
+    Refused {
+        /// What was asked.
+        method: &'static str,
+        /// What the last endpoint said.
+        reason: String,
+    },
     /// The call was executed and reverted.
     #[error("the call reverted: {reason}")]
     Reverted {

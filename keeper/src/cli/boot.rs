@@ -87,7 +87,7 @@ where
             }
             Err(Obstacle::Wait(reason)) => {
                 tracing::warn!(component, reason, retry_in = ?delay, "not there yet");
-                health.wait_for(component, &reason);
+                health.wait_for(component);
             }
             Err(obstacle) => return Err(obstacle),
         }
@@ -132,10 +132,10 @@ pub(super) async fn inspect(
     let (name, version) =
         match chain.call(address, &JecpSplitter::eip712DomainCall {}, BlockTag::Latest).await {
             Ok(domain) => (domain.name, domain.version),
-            Err(ChainError::Unavailable { method, reason }) => {
-                return Err(ChainError::Unavailable { method, reason }.into());
+            Err(ChainError::Reverted { .. } | ChainError::Malformed { .. }) => {
+                (String::new(), String::new())
             }
-            Err(_) => (String::new(), String::new()),
+            Err(error) => return Err(error.into()),
         };
     if name != DOMAIN_NAME || version != DOMAIN_VERSION_V1 {
         return fatal(format!(
@@ -156,7 +156,9 @@ pub(super) async fn inspect(
     let expected = domain(&usdc, chain_id).separator();
     match separator {
         Ok(separator) if separator == expected => {}
-        Err(error @ ChainError::Unavailable { .. }) => return Err(error.into()),
+        Err(error @ (ChainError::Unavailable { .. } | ChainError::Refused { .. })) => {
+            return Err(error.into());
+        }
         _ => {
             return fatal(format!(
                 "token {asset}: its DOMAIN_SEPARATOR is not that of {:?} version {:?}, so no \

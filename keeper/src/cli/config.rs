@@ -22,6 +22,9 @@ use url::Url;
 /// A shorter lease would be lost to an ordinary pause of the process or the database.
 const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 
+/// So many blocks are read again at each new head.
+const MAX_CONFIRMATIONS: u64 = 500;
+
 /// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
 /// error.
 #[derive(Debug, Deserialize)]
@@ -217,6 +220,15 @@ impl Config {
             if chain.record_confirmations == 0 || chain.confirmations == 0 {
                 return Err(format!("chain {}: confirmations begin at 1", chain.id));
             }
+            if chain.confirmations > MAX_CONFIRMATIONS
+                || chain.record_confirmations > chain.confirmations
+            {
+                return Err(format!(
+                    "chain {}: confirmations must be at most {MAX_CONFIRMATIONS}, and \
+                     record_confirmations no more than that",
+                    chain.id
+                ));
+            }
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
             }
@@ -298,6 +310,8 @@ mod tests {
             ("https://hub.example", "http://hub.example", "must be https"),
             ("\"https://sepolia.base.org\"", "", "has no rpc endpoint"),
             ("id = 84532", "id = 84532\nconfirmations = 0", "begin at 1"),
+            ("id = 84532", "id = 84532\nconfirmations = 501", "at most 500"),
+            ("id = 84532", "id = 84532\nrecord_confirmations = 13", "no more than that"),
             ("id = 84532", "id = 84532\nreconcile_interval = \"61s\"", "at most 60s"),
         ] {
             assert!(good.contains(from), "{from}");

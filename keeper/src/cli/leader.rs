@@ -228,6 +228,7 @@ impl Leader {
                     lease: lease.clone(),
                     splitter,
                     record_confirmations,
+                    window,
                 }
                 .run(token.clone())
             }

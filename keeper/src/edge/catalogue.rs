@@ -1,7 +1,7 @@
 //! What is sold: a file, validated when it is loaded.
 
 use crate::{
-    splitter::capability_id,
+    splitter::{SplitTerms, capability_id},
     x402::{AmountError, MicroUsdc},
 };
 use alloy::primitives::Address;
@@ -139,8 +139,7 @@ impl Entry {
             action: self.action,
             price,
             description: self.description,
-            provider: self.provider,
-            split_bps: self.split_bps,
+            terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
             idempotent: self.idempotent,
             timeout: self.timeout,
@@ -198,7 +197,7 @@ mod tests {
     fn a_good_one_loads() {
         let catalogue = load(GOOD).unwrap();
         assert_eq!(catalogue.all()[0].price.micro(), 200_000);
-        assert_eq!(catalogue.all()[0].split_bps, [8_500, 1_000, 500]);
+        assert_eq!(catalogue.all()[0].terms.bps, [8_500, 1_000, 500]);
     }
 
     #[test]

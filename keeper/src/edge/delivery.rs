@@ -28,8 +28,8 @@ const STORE_ATTEMPTS: u32 = 20;
 enum Turn {
     /// The answer is stored.
     Stored(Value),
-    /// We call.
-    Ours,
+    /// We call, for the so manieth time.
+    Ours(u64),
     /// Somebody else calls.
     Theirs,
     /// It failed for good.
@@ -53,19 +53,19 @@ pub(super) async fn deliver(
         result,
         replayed,
     };
-    loop {
+    let attempt = loop {
         match take_turn(site, capability, settlement).await {
             Ok(Turn::Stored(result)) => return Ok(paid(result, true)),
-            Ok(Turn::Ours) => break,
+            Ok(Turn::Ours(attempt)) => break attempt,
             Ok(Turn::Theirs) => tokio::time::sleep(POLL).await,
             Ok(Turn::Over(failure)) => return Err(ApiError::Provider(failure)),
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(internal(&error, settlement)),
         }
-    }
+    };
     // Committed as `calling`: from here on a crash leaves `unknown`, not a second call.
     let outcome = call(edge, capability, invocation, settlement).await;
-    let stored = store(site, settlement, &outcome).await;
+    let stored = store(site, settlement, attempt, &outcome).await;
     match outcome {
         Ok((_, result)) => {
             // The agent has paid and the provider has served: the answer goes out even if it could
@@ -87,22 +87,27 @@ pub(super) async fn deliver(
 async fn store(
     site: &Site,
     settlement: &Settlement,
+    attempt: u64,
     outcome: &Result<(u16, Value), (ProviderFailure, String)>,
 ) -> Result<(), LedgerError> {
-    let mut attempt = 0;
+    let mut tries = 0;
     loop {
         let stored = async {
             let mut tx = site.ledger.begin().await?;
             match outcome {
-                Ok((status, result)) => tx.finish_delivery(settlement, *status, result).await?,
-                Err((failure, why)) => tx.fail_delivery(settlement, failure.event(), why).await?,
+                Ok((status, result)) => {
+                    tx.finish_delivery(settlement, attempt, *status, result).await?;
+                }
+                Err((failure, why)) => {
+                    tx.fail_delivery(settlement, attempt, failure.event(), why).await?;
+                }
             }
             tx.commit().await
         };
-        attempt += 1;
+        tries += 1;
         match stored.await {
             Err(error)
-                if attempt < STORE_ATTEMPTS && (error.is_conflict() || error.is_unavailable()) =>
+                if tries < STORE_ATTEMPTS && (error.is_conflict() || error.is_unavailable()) =>
             {
                 tokio::time::sleep(POLL).await;
             }
@@ -124,38 +129,37 @@ async fn take_turn(
     capability: &Capability,
     settlement: &Settlement,
 ) -> Result<Turn, LedgerError> {
-    let mut tx = site.ledger.begin().await?;
+    let mut tx = site.ledger.read().await?;
     let known = tx.delivery(settlement.id).await?;
-    let turn = match &known {
-        None => Turn::Ours,
+    drop(tx);
+    match &known {
         Some(DeliveryRecord { state: Delivery::Delivered, response: Some(response), .. }) => {
-            Turn::Stored(response.clone())
+            return Ok(Turn::Stored(response.clone()));
         }
-        Some(DeliveryRecord { state: Delivery::Calling, started_at, .. }) => {
+        Some(DeliveryRecord { state: Delivery::Calling, age, attempts, .. }) => {
             let limit =
                 TimeDelta::from_std(capability.timeout).unwrap_or(TimeDelta::MAX) + LOST_AFTER;
-            if Utc::now() - *started_at < limit {
-                return Ok(Turn::Theirs);
+            if *age >= limit {
+                let why = "the process that called the provider is gone";
+                let mut tx = site.ledger.begin().await?;
+                tx.fail_delivery(settlement, *attempts, DeliveryEvent::Lose, why).await?;
+                tx.commit().await?;
+                tracing::error!(
+                    payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
+                );
             }
-            let why = "the process that called the provider is gone";
-            tx.fail_delivery(settlement, DeliveryEvent::Lose, why).await?;
-            tx.commit().await?;
-            tracing::error!(payment = %settlement.id, why, "delivery lost: a refund is due");
             return Ok(Turn::Theirs);
         }
-        Some(DeliveryRecord { state: Delivery::Unknown, .. }) if capability.idempotent => {
-            Turn::Ours
+        Some(DeliveryRecord { state: Delivery::Unknown, .. }) if !capability.idempotent => {
+            return Ok(Turn::Over(ProviderFailure::Unknown));
         }
-        Some(DeliveryRecord { state: Delivery::Unknown, .. }) => {
-            Turn::Over(ProviderFailure::Unknown)
-        }
-        Some(_) => Turn::Over(ProviderFailure::Error),
-    };
-    if matches!(turn, Turn::Ours) {
-        tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
-        tx.commit().await?;
+        None | Some(DeliveryRecord { state: Delivery::Unknown | Delivery::None, .. }) => {}
+        Some(_) => return Ok(Turn::Over(ProviderFailure::Error)),
     }
-    Ok(turn)
+    let mut tx = site.ledger.begin().await?;
+    let attempt = tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
+    tx.commit().await?;
+    Ok(Turn::Ours(attempt))
 }
 
 /// One signed call (E.5): `X-JECP-Signature: v1=base64(HMAC-SHA256(secret, timestamp "." body))`.

@@ -121,6 +121,10 @@ impl ApiError {
             Self::UnsupportedVersion => "this hub speaks jecp \"1.0\"".to_owned(),
             Self::TooLarge => "the body is larger than 10 MB".to_owned(),
             Self::CapabilityNotFound => "nobody sells this capability and action here".to_owned(),
+            // A used authorization may have moved money, to us or to nobody.
+            Self::PaymentInvalid { subcause: Subcause::NonceReused, message, .. } => {
+                format!("the payment was refused: {message}")
+            }
             Self::PaymentInvalid { message, .. } => {
                 format!("the payment was refused and no money moved: {message}")
             }

@@ -37,7 +37,7 @@ pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> R
 }
 
 async fn answer(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     headers: &HeaderMap,
     body: Body,
     id: &mut Option<String>,
@@ -71,7 +71,16 @@ async fn answer(
             transaction: None,
         }
     })?;
-    let paid = settle(edge, &site, capability, &invocation, &payment).await?;
+    // The work goes on when the caller hangs up: what is paid must be served and stored.
+    let work = {
+        let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+        let (capability, invocation) = (capability.clone(), invocation.clone());
+        async move { settle(&edge, &site, &capability, &invocation, &payment).await }
+    };
+    let paid = edge.work.spawn(work).await.map_err(|panic| {
+        tracing::error!(%panic, "ALARM: settling a payment panicked");
+        ApiError::Pending { transaction: None }
+    })??;
     completed(&site, edge, &invocation, version, &paid, started)
 }
 

@@ -24,6 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 use tower_http::cors::{Any, CorsLayer};
 use url::Url;
 
@@ -40,6 +41,8 @@ pub struct Edge {
     pub health: Health,
     /// Client for provider calls.
     pub http: reqwest::Client,
+    /// Payments being settled; they end before the program does.
+    pub work: TaskTracker,
 }
 
 /// The routes.

@@ -9,8 +9,10 @@
 
 mod columns;
 mod connect;
+mod contention;
 mod deliveries;
 mod events;
+mod intents;
 mod journal;
 mod leases;
 mod mirror;
@@ -18,20 +20,22 @@ mod outbox;
 mod query;
 mod settlements;
 mod signal;
+mod splitter_logs;
+mod steps;
 mod totals;
 
 pub use connect::Ledger;
+pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
-pub use journal::{AccountCode, JournalKind, Posting, Side};
+pub use intents::{Intent, IntentKind, IntentState, NewIntent};
+pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;
-pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog};
-pub use outbox::{
-    Envelope, Intent, IntentKind, IntentState, MinedCost, NewIntent, Outgoing, SignerRole, Unsigned,
-};
+pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog, Stream};
+pub use outbox::{Envelope, MinedCost, Outgoing, SignerRole, Unsigned};
 pub use query::Tx;
 pub use settlements::{
-    KeeperEvidence, NewSettlement, Reservation, Settlement, SettlementQuery, Shares,
+    KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
 pub use signal::{Listener, Topic};
 pub use totals::{LedgerTotals, SplitterRecord};
@@ -114,11 +118,20 @@ impl LedgerError {
             Self::Conflict(_) => true,
             // Deadlock and serialization failure on PostgreSQL, busy on SQLite.
             Self::Database(sqlx::Error::Database(error)) => {
-                error.is_unique_violation()
-                    || matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
+                matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
             }
             _ => false,
         }
+    }
+
+    /// Whether somebody else has just inserted the same thing.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+
+    /// Whether the database refused what was asked because it would break the books.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(_))) && !self.is_conflict()
     }
 }
 

@@ -37,6 +37,8 @@ pub enum DeliveryEvent {
     Fail,
     /// Whoever called is gone, or waited too long.
     Lose,
+    /// The agent paid and never came back for the answer.
+    Forgo,
 }
 
 words!(DeliveryEvent {
@@ -44,6 +46,7 @@ words!(DeliveryEvent {
     Answer => "answer",
     Fail => "fail",
     Lose => "lose",
+    Forgo => "forgo",
 });
 
 impl Delivery {
@@ -55,8 +58,11 @@ impl Delivery {
         match (self, event) {
             (Self::None, DeliveryEvent::Call) => Ok(Self::Calling),
             (Self::Unknown, DeliveryEvent::Call) if idempotent => Ok(Self::Calling),
-            (Self::Calling, DeliveryEvent::Answer) => Ok(Self::Delivered),
-            (Self::Calling, DeliveryEvent::Fail) => Ok(Self::Failed),
+            // An answer counts also when it was given up too early.
+            (Self::Calling | Self::Unknown, DeliveryEvent::Answer) => Ok(Self::Delivered),
+            (Self::Calling, DeliveryEvent::Fail) | (Self::None, DeliveryEvent::Forgo) => {
+                Ok(Self::Failed)
+            }
             (Self::Calling, DeliveryEvent::Lose) => Ok(Self::Unknown),
             _ => Err(IllegalStep {
                 machine: "delivery",
@@ -76,7 +82,9 @@ mod tests {
         for idempotent in [false, true] {
             let mut allowed = vec![
                 "none call calling",
+                "none forgo failed",
                 "calling answer delivered",
+                "unknown answer delivered",
                 "calling fail failed",
                 "calling lose unknown",
             ];

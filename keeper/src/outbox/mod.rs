@@ -12,7 +12,8 @@
 use crate::{
     chain::{BlockTag, Chain as Rpc, ChainError, Heads},
     ledger::{
-        Envelope, Intent, Lease, Ledger, LedgerError, MinedCost, Outgoing, SignerRole, Topic,
+        Envelope, Intent, IntentKind, Lease, Ledger, LedgerError, MinedCost, Outgoing, SignerRole,
+        Topic,
     },
     lifecycle::{AttemptKind, Chain, Effect, Mined, Sighting, TransactionState},
     signer::{KmsSigner, SignerError},
@@ -35,8 +36,16 @@ const MIN_PULL_SECONDS: u64 = 4;
 const POLL: Duration = Duration::from_secs(1);
 /// How long bytes are left with the nodes before they are handed over again.
 const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
-/// How long work that would revert waits before it is simulated again.
-const DEFER: Duration = Duration::from_secs(2);
+/// Most intents that are simulated in one round; signing and following must have their turn.
+const MAX_SIMULATIONS: u64 = 64;
+/// How long work that would revert waits before it is simulated again; each time twice as long …
+const FIRST_DEFERRAL: Duration = Duration::from_secs(2);
+/// … but so often at most: 64 s.
+const MAX_DOUBLINGS: u32 = 5;
+/// After so many deferrals, a minute, something is wrong that does not pass by itself.
+const PATIENCE: u64 = 5;
+/// Most characters of a node's words that are kept.
+const MAX_REASON: usize = 300;
 
 /// Why the outbox could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +106,6 @@ pub struct Outbox {
 struct Memory {
     /// When a transaction's bytes were last handed to the nodes.
     sent: BTreeMap<i64, Instant>,
-    /// Intents that would revert now, and when to look again.
-    deferred: BTreeMap<i64, Instant>,
 }
 
 impl Outbox {
@@ -151,62 +158,90 @@ impl Outbox {
         Ok(())
     }
 
+    /// Each part on its own: a fault of one must not hold up the others.
     async fn tick(&self, memory: &mut Memory) -> Result<(), OutboxError> {
-        self.plan(memory).await?;
-        self.sign().await?;
-        self.follow(memory).await
+        let parts = [self.plan().await, self.sign().await, self.follow(memory).await];
+        worst(parts)
     }
 
-    /// Gives open intents account nonces.
-    async fn plan(&self, memory: &mut Memory) -> Result<(), OutboxError> {
+    /// Gives due intents account nonces.
+    async fn plan(&self) -> Result<(), OutboxError> {
         let signer = self.signer.address();
-        let mut tx = self.ledger.read().await?;
-        let pending = tx.pending_transactions(self.chain_id, signer).await?;
-        let room = MAX_PENDING.saturating_sub(pending);
-        // Deferred intents must not hide the ones behind them.
-        let deferred = u64::try_from(memory.deferred.len()).unwrap_or(u64::MAX);
-        let open = tx.open_intents(self.chain_id, signer, room.saturating_add(deferred)).await?;
-        drop(tx);
-        memory.deferred.retain(|id, _| open.iter().any(|intent| intent.id == *id));
-
-        let now = Instant::now();
-        let ready = open
-            .iter()
-            .filter(|intent| memory.deferred.get(&intent.id).is_none_or(|until| *until <= now))
-            .take(usize::try_from(room).unwrap_or(usize::MAX))
-            .cloned()
-            .collect::<Vec<_>>();
-        for intent in ready {
-            if self.has_expired(&intent) {
-                let mut tx = self.ledger.begin().await?;
-                tx.hold_lease(&self.lease).await?;
-                tx.cancel_intent(intent.id, "the authorization's window closed before its pull")
-                    .await?;
-                tx.commit().await?;
-                tracing::warn!(intent = intent.id, "pull cancelled: its window closed");
-                continue;
+        let mut budget = MAX_SIMULATIONS;
+        let mut faults = Vec::new();
+        while budget > 0 {
+            let mut tx = self.ledger.read().await?;
+            let pending = tx.pending_transactions(self.chain_id, signer).await?;
+            let room = MAX_PENDING.saturating_sub(pending).min(budget);
+            let due = tx.due_intents(self.chain_id, signer, room).await?;
+            drop(tx);
+            if due.is_empty() {
+                break;
             }
-            let simulated = self
-                .chain
-                .simulate(Some(signer), intent.to, &intent.calldata, BlockTag::Latest)
-                .await;
-            match simulated {
-                Ok(_) => {}
-                Err(ChainError::Reverted { reason, data }) => {
-                    memory.deferred.insert(intent.id, now + DEFER);
-                    tracing::warn!(
-                        intent = intent.id, kind = %intent.kind, reason, %data,
-                        "would revert now: not sent, looking again"
-                    );
-                    continue;
+            for intent in &due {
+                budget = budget.saturating_sub(1);
+                match self.plan_one(intent).await {
+                    Ok(()) => {}
+                    // No node answers: the others would not do better.
+                    Err(error @ OutboxError::Chain(_)) => return Err(error),
+                    Err(error) => faults.push(Err(error)),
                 }
-                Err(error) => return Err(error.into()),
             }
+        }
+        worst(faults)
+    }
+
+    /// Plans an intent, or puts it off: what is wrong with one must not hold up the next.
+    async fn plan_one(&self, intent: &Intent) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        if self.has_expired(intent) {
             let mut tx = self.ledger.begin().await?;
-            let nonce = tx.plan(&self.lease, self.chain_id, signer, &intent).await?;
+            tx.hold_lease(&self.lease).await?;
+            let reason = "the authorization's window closed before its pull";
+            tx.cancel_intent(intent.id, reason).await?;
             tx.commit().await?;
-            tracing::info!(
-                intent = intent.id, kind = %intent.kind, account_nonce = nonce, "planned"
+            tracing::warn!(intent = intent.id, reason, "pull cancelled");
+            return Ok(());
+        }
+        let latest = BlockTag::Latest;
+        match self.chain.simulate(Some(signer), intent.to, &intent.calldata, latest).await {
+            Ok(_) => {}
+            Err(error @ ChainError::Unavailable { .. }) => return Err(error.into()),
+            Err(error) => return self.put_off(intent, &error).await,
+        }
+        let mut tx = self.ledger.begin().await?;
+        let nonce = tx.plan(&self.lease, self.chain_id, signer, intent).await?;
+        tx.commit().await?;
+        tracing::info!(intent = intent.id, kind = %intent.kind, account_nonce = nonce, "planned");
+        Ok(())
+    }
+
+    /// Looks at an intent again later, each time later than before. A pull's window ends by itself;
+    /// a record that keeps reverting is kept for a human.
+    async fn put_off(&self, intent: &Intent, error: &ChainError) -> Result<(), OutboxError> {
+        let reason: String = error.to_string().chars().take(MAX_REASON).collect();
+        let stuck = intent.deferrals >= PATIENCE && intent.kind != IntentKind::Pull;
+        let hold = stuck
+            && intent.kind == IntentKind::Record
+            && matches!(error, ChainError::Reverted { .. });
+        let mut tx = self.ledger.begin().await?;
+        if hold {
+            tx.hold_intent(&self.lease, intent.id, &reason).await?;
+        } else {
+            let doublings = u32::try_from(intent.deferrals).unwrap_or(u32::MAX).min(MAX_DOUBLINGS);
+            let delay = FIRST_DEFERRAL.saturating_mul(1 << doublings);
+            tx.defer_intent(&self.lease, intent.id, delay, &reason).await?;
+        }
+        tx.commit().await?;
+        if stuck {
+            tracing::error!(
+                intent = intent.id, kind = %intent.kind, reason, held = hold,
+                "ALARM: would revert again and again: not sent"
+            );
+        } else {
+            tracing::warn!(
+                intent = intent.id, kind = %intent.kind, reason,
+                "would revert now: not sent, looking again later"
             );
         }
         Ok(())
@@ -274,30 +309,50 @@ impl Outbox {
             finalized: node.head(BlockTag::Finalized).await?.number(),
             safe: node.head(BlockTag::Safe).await?.number(),
         };
+        let mut parts = Vec::with_capacity(outgoing.len());
         for transaction in &outgoing {
-            let mined = mined(&node, transaction).await?;
-            let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
-            let (standing, effect) =
-                TransactionState::observe(transaction.account_nonce, &sighting);
-            match effect {
-                Effect::Nothing => {}
-                Effect::Rebroadcast => self.broadcast(memory, transaction).await,
-                Effect::Alarm => tracing::error!(
-                    %signer,
-                    account_nonce = transaction.account_nonce,
-                    "ALARM: the account nonce is gone and none of our envelopes took it; the \
-                     transaction is parked: find what {signer} sent with it",
-                ),
+            parts.push(self.follow_one(memory, &node, chain, transaction).await);
+        }
+        worst(parts)
+    }
+
+    async fn follow_one(
+        &self,
+        memory: &mut Memory,
+        node: &Rpc,
+        chain: Chain,
+        transaction: &Outgoing,
+    ) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let account_nonce = transaction.account_nonce;
+        let mined = mined(node, transaction).await?;
+        let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
+        let (standing, effect) = TransactionState::observe(account_nonce, &sighting);
+        match effect {
+            Effect::Nothing => {}
+            Effect::Rebroadcast => self.broadcast(memory, transaction).await,
+            Effect::Alarm => tracing::error!(
+                %signer, account_nonce,
+                "ALARM: the account nonce is gone and none of our envelopes took it; the \
+                 transaction is parked: find what {signer} sent with it",
+            ),
+        }
+        if standing.state == transaction.state && !standing.is_final {
+            return Ok(());
+        }
+        let mut tx = self.ledger.begin().await?;
+        tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
+        tx.commit().await?;
+        let (state, hash) = (standing.state, mined.map(|mined| mined.mined.hash));
+        match (state, self.role) {
+            // Whoever holds the authorization may have been faster with the pull.
+            (TransactionState::Reverted, SignerRole::Puller) => {
+                tracing::warn!(%signer, account_nonce, ?hash, "a pull reverted");
             }
-            if standing.state != transaction.state || standing.is_final {
-                let mut tx = self.ledger.begin().await?;
-                tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
-                tx.commit().await?;
-                tracing::info!(
-                    %signer, account_nonce = transaction.account_nonce, state = %standing.state,
-                    "transaction moved"
-                );
+            (TransactionState::Reverted, SignerRole::Settler) => {
+                tracing::error!(%signer, account_nonce, ?hash, "ALARM: a transaction reverted");
             }
+            _ => tracing::info!(%signer, account_nonce, %state, "transaction moved"),
         }
         Ok(())
     }
@@ -317,6 +372,17 @@ impl Outbox {
             class = class.as_str(), "broadcast"
         );
     }
+}
+
+/// The error that matters most: a lost lease ends everything, anything else is tried again.
+fn worst(parts: impl IntoIterator<Item = Result<(), OutboxError>>) -> Result<(), OutboxError> {
+    let errors = parts.into_iter().filter_map(Result::err);
+    let worst = errors.reduce(|first, next| {
+        let (worse, other) = if next.is_lease_lost() { (next, first) } else { (first, next) };
+        tracing::debug!(error = %other, "outbox: another fault in the same round");
+        worse
+    });
+    worst.map_or(Ok(()), Err)
 }
 
 /// The envelope of a transaction that has a receipt in a canonical block, if any has.

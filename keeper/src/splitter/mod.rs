@@ -1,5 +1,5 @@
 //! The Splitter contracts as the keeper sees them: bindings from `abi/`, capability ids,
-//! registrations, calls and events. Pure.
+//! registered terms, calls and events. Pure.
 //!
 //! Source: JECP S06 section 8 and its errata; contracts/src/interfaces/IJecpSplitter.sol.
 
@@ -10,7 +10,7 @@ mod events;
 
 pub use bindings::JecpSplitter;
 pub use calls::{PaymentIdentity, record_call, recorded_identity, split_call};
-pub use capability::{RegistrationTerms, capability_id};
+pub use capability::{SplitTerms, capability_id};
 pub use events::SplitterEvent;
 
 /// Name in the EIP-712 domain of every Splitter.
