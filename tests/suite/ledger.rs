@@ -1,12 +1,11 @@
 //! The ledger keeps its promises on both databases.
 
-use crate::support::{Draft, now, postgres};
+use crate::support::{Draft, new_settlement, postgres};
 use alloy::{
     primitives::{Address, B256, Bytes, U256, address},
     signers::local::PrivateKeySigner,
 };
 use keeper::{
-    eip3009::{Authorization, Terms, domain},
     ledger::{
         AccountCode, Envelope, IntentKind, JournalKind, Lease, Ledger, LedgerError, LogRef,
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
@@ -14,7 +13,7 @@ use keeper::{
     },
     lifecycle::{AttemptKind, Standing, Status, StatusEvent, TransactionState},
     splitter::SplitTerms,
-    x402::{MicroUsdc, Network, Version},
+    x402::{MicroUsdc, Network},
 };
 use serde_json::json;
 use std::{future::Future, time::Duration};
@@ -33,20 +32,7 @@ struct Database {
 impl Database {
     /// Runs SQL as somebody who has the database's password.
     async fn tamper(&self, sql: &str) -> Result<(), sqlx::Error> {
-        let sql = sqlx::AssertSqlSafe(sql.to_owned());
-        if self.url.starts_with("postgres") {
-            let pool = sqlx::PgPool::connect(&self.url).await?;
-            sqlx::query("SET search_path = jecp").execute(&pool).await?;
-            let mut connection = pool.acquire().await?;
-            sqlx::query("SET search_path = jecp").execute(&mut *connection).await?;
-            sqlx::query(sql).execute(&mut *connection).await.map(drop)
-        } else {
-            use sqlx::ConnectOptions;
-            let options: sqlx::sqlite::SqliteConnectOptions = self.url.parse()?;
-            let mut connection =
-                options.pragma("recursive_triggers", "ON").foreign_keys(true).connect().await?;
-            sqlx::query(sql).execute(&mut connection).await.map(drop)
-        }
+        crate::support::tamper(&self.url, sql).await
     }
 }
 
@@ -82,30 +68,8 @@ fn usdc(micro: u64) -> MicroUsdc {
 
 /// A verified payment of a payer, for a request.
 fn payment(draft: &Draft, request: &str, content: u8) -> NewSettlement {
-    let terms = Terms {
-        domain: domain(&Network::BaseSepolia.usdc(), 84_532),
-        pay_to: SPLITTER,
-        amount: usdc(sandbox::PRICE_MICRO),
-        longest: 660,
-    };
-    let signature = Bytes::from(draft.signature());
-    let authorization =
-        Authorization::new(draft.authorization.clone(), signature).verify(&terms, now()).unwrap();
-    NewSettlement {
-        chain_id: 84_532,
-        splitter: SPLITTER,
-        asset: Network::BaseSepolia.usdc().address,
-        amount: usdc(sandbox::PRICE_MICRO),
-        version: Version::V1,
-        capability_id: "demo/echo".to_owned(),
-        splitter_capability_id: CAPABILITY,
-        terms: SplitTerms { provider: Address::repeat_byte(0x99), bps: [8_500, 1_000, 500] },
-        agent_id: authorization.payer().to_string().to_lowercase(),
-        request_id: request.to_owned(),
-        content_hash: B256::repeat_byte(content),
-        payment_hash: draft.authorization.nonce,
-        authorization,
-    }
+    let terms = SplitTerms { provider: Address::repeat_byte(0x99), bps: [8_500, 1_000, 500] };
+    new_settlement(draft, terms, request, content)
 }
 
 fn draft(payer: &PrivateKeySigner) -> Draft {

@@ -10,8 +10,10 @@
 mod abi;
 mod boot;
 mod edge;
+mod hostile;
 mod kms;
 mod ledger;
+mod reorg;
 mod restart;
 mod scripts;
 mod support;

@@ -62,8 +62,10 @@ impl Driver {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
         let mut settlements = self.ledger.listen(Topic::Settlements);
         let mut contention = Contention::default();
+        // Up to which block records and splits were last looked for in the mirror: nowhere yet.
+        let mut checked = 0;
         while !stop.is_cancelled() {
-            match self.tick().await {
+            match self.tick(&mut checked).await {
                 Ok(asked) => {
                     contention.over();
                     if asked {
@@ -92,28 +94,31 @@ impl Driver {
     }
 
     /// One round. True when there is new work for the outbox.
-    async fn tick(&self) -> Result<bool, LedgerError> {
+    async fn tick(&self, checked: &mut u64) -> Result<bool, LedgerError> {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.record_confirmations.saturating_sub(1);
         let up_to_block = seen.head.number().saturating_sub(depth);
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        self.undo_lost(&mut tx).await?;
+        let mirrored = self.undo_lost(&mut tx, *checked).await?;
         let recorded = self.record(&mut tx, up_to_block).await?;
         self.find_records(&mut tx).await?;
         self.hold_stuck(&mut tx).await?;
         self.find_splits(&mut tx).await?;
         let split = self.split(&mut tx).await?;
         tx.commit().await?;
+        *checked = mirrored;
         Ok(recorded || split)
     }
 
-    /// Takes back records and splits that a reorg took off the chain. Their transactions go back to
-    /// the nodes by themselves.
-    async fn undo_lost(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+    /// Takes back records and splits that a reorg took off the chain since the mirror ended at
+    /// `checked`. Their transactions go back to the nodes by themselves. Returns where the mirror
+    /// ends now.
+    async fn undo_lost(&self, tx: &mut Tx, checked: u64) -> Result<u64, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
-        let query = SettlementQuery::EvidenceLost { from: mirrored.saturating_sub(self.window) };
+        let from = checked.min(mirrored).saturating_sub(self.window);
+        let query = SettlementQuery::EvidenceLost { from };
         for mut settlement in tx.settlements(chain_id, address, query).await? {
             if settlement.keeper_state == KeeperState::Split {
                 tracing::warn!(payment = %settlement.id, "its split lost its block");
@@ -127,7 +132,7 @@ impl Driver {
                 tx.record_lost(&settlement).await?;
             }
         }
-        Ok(())
+        Ok(mirrored)
     }
 
     /// Asks for the record of every paid settlement.

@@ -39,10 +39,10 @@ const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
 /// Most intents that are simulated in one round; signing and following must have their turn.
 const MAX_SIMULATIONS: u64 = 64;
 /// How long work that would revert waits before it is simulated again; each time twice as long …
-const FIRST_DEFERRAL: Duration = Duration::from_secs(2);
-/// … but so often at most: 64 s.
+const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
+/// … but so often at most: 32 s.
 const MAX_DOUBLINGS: u32 = 5;
-/// After so many deferrals, a minute, something is wrong that does not pass by itself.
+/// After so many deferrals, half a minute, something is wrong that does not pass by itself.
 const PATIENCE: u64 = 5;
 /// Most characters of a node's words that are kept.
 const MAX_REASON: usize = 300;

@@ -226,14 +226,26 @@ impl Reconciler {
         capability: B256,
         amount: MicroUsdc,
     ) -> Result<Option<Draft>, ReconcilerError> {
-        let SplitterRecord { chain_id, asset, .. } = self.splitter;
+        let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let SplitterEvent::SettlementRecorded { payer, .. } = log.event else { return Ok(None) };
         let named = match log.nonce {
             Some(nonce) => tx.settlement_by_identity(chain_id, asset, payer, nonce).await?,
             None => None,
         };
-        if named.as_ref().is_some_and(|known| known.keeper_state == KeeperState::Recording) {
-            return Ok(None);
+        // Not looked for yet, or known from a block that a reorg has taken.
+        if let Some(known) = &named {
+            if known.keeper_state == KeeperState::Recording {
+                return Ok(None);
+            }
+            let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
+            let stale = known.record.is_some_and(|record| {
+                !records.iter().any(|log| {
+                    (log.at.tx_hash, log.at.position()) == (record.tx_hash, record.position())
+                })
+            });
+            if stale {
+                return Ok(None);
+            }
         }
         let ours = named.filter(|known| {
             known.record.is_some_and(|record| {
