@@ -259,7 +259,6 @@ async fn badly_signed() {
 }
 
 sol! {
-    function cancelAuthorization(address authorizer, bytes32 nonce, bytes signature);
     function blacklist(address account);
     function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature);
 }

@@ -11,7 +11,9 @@ use keeper::{
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
         SettlementQuery, SignerRole, SplitterRecord, Stream,
     },
-    lifecycle::{AttemptKind, Standing, Status, StatusEvent, TransactionState},
+    lifecycle::{
+        AttemptKind, Delivery, DeliveryEvent, Standing, Status, StatusEvent, TransactionState,
+    },
     splitter::SplitTerms,
     x402::{MicroUsdc, Network},
 };
@@ -492,7 +494,102 @@ async fn a_final_transaction_stays_as_it_is() {
     .await;
 }
 
+/// What would revert is put off behind what is due, each time for longer; what is held is not due.
+#[tokio::test]
+async fn work_that_is_put_off_makes_room() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        for n in 0..3 {
+            let payer = PrivateKeySigner::random();
+            let new = payment(&draft(&payer), &format!("request-{n}"), 1);
+            let settlement = reserved(&db.ledger, &new).await;
+            add_record(&db.ledger, &settlement).await.unwrap();
+        }
+        let due = || async {
+            let mut tx = db.ledger.read().await.unwrap();
+            tx.due_intents(84_532, SIGNER, 10).await.unwrap()
+        };
+        let all: Vec<_> = due().await.iter().map(|intent| intent.id).collect();
+        assert_eq!(all.len(), 3);
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.defer_intent(&lease, all[0], Duration::from_millis(500), "reverts").await.unwrap();
+        tx.hold_intent(&lease, all[1], "for a human").await.unwrap();
+        assert!(tx.hold_intent(&lease, all[1], "again").await.is_err(), "it is held already");
+        tx.commit().await.unwrap();
+        assert_eq!(due().await.iter().map(|intent| intent.id).collect::<Vec<_>>(), [all[2]]);
+        crate::support::eventually("it is due again", || async { due().await.len() == 2 }).await;
+        let again = due().await;
+        assert_eq!((again[0].id, again[0].deferrals), (all[2], 0), "the other one was first");
+        assert_eq!((again[1].id, again[1].deferrals), (all[0], 1));
+    })
+    .await;
+}
+
+// ------------------------------------------------------------------------------ deliveries
+
+/// Whoever called the provider last stores the answer; one that comes late but first still counts,
+/// and no refund is due any more.
+#[tokio::test]
+async fn a_delivery_belongs_to_its_last_attempt() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        let mut tx = db.ledger.begin().await.unwrap();
+        let first = tx.begin_delivery(&settlement, None, true).await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap();
+        assert!(tx.begin_delivery(&settlement, known.as_ref(), true).await.is_err(), "called");
+        tx.fail_delivery(&settlement, first, DeliveryEvent::Lose, "gone").await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap();
+        assert!(tx.begin_delivery(&settlement, known.as_ref(), false).await.is_err(), "once only");
+        let second = tx.begin_delivery(&settlement, known.as_ref(), true).await.unwrap();
+        assert_eq!((first, second), (1, 2));
+        let late = tx.finish_delivery(&settlement, first, 200, &json!({"late": true})).await;
+        assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
+        tx.fail_delivery(&settlement, second, DeliveryEvent::Lose, "gone").await.unwrap();
+        tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap().unwrap();
+        assert_eq!(known.state, Delivery::Delivered);
+        assert_eq!((known.response, known.failure), (Some(json!({"late": false})), None));
+    })
+    .await;
+}
+
 // ------------------------------------------------------------------------------ journal
+
+/// A refused journal does not spoil what was booked before it in the same transaction.
+#[tokio::test]
+async fn a_refused_journal_is_undone_alone() {
+    on_both(|db| async move {
+        let inflow = |account, amount| {
+            [
+                Posting::debit(account, usdc(amount)),
+                Posting::credit(AccountCode::Suspense, usdc(amount)),
+            ]
+        };
+        let kind = JournalKind::UnattributedInflow;
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.mark().await.unwrap();
+        let good = inflow(AccountCode::Splitter, 100);
+        tx.post(84_532, SPLITTER, kind, None, &log(1, 0), &good).await.unwrap();
+        tx.keep().await.unwrap();
+        tx.mark().await.unwrap();
+        let overdrawn = inflow(AccountCode::Clearing(CAPABILITY), 1);
+        let error =
+            tx.post(84_532, SPLITTER, kind, None, &log(1, 1), &overdrawn).await.unwrap_err();
+        assert!(error.is_refusal() && !error.is_conflict(), "{error}");
+        tx.undo().await.unwrap();
+        let good = inflow(AccountCode::Splitter, 7);
+        tx.post(84_532, SPLITTER, kind, None, &log(1, 2), &good).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
+        assert_eq!(accounts.len(), 2, "the refused one's account is undone too: {accounts:?}");
+        assert_eq!((accounts[0].debits, accounts[0].credits, accounts[0].balance), (107, 0, 107));
+    })
+    .await;
+}
 
 async fn post(ledger: &Ledger, at: &LogRef, postings: &[Posting]) -> Result<(), LedgerError> {
     let mut tx = ledger.begin().await?;
