@@ -9,6 +9,7 @@
 
 mod abi;
 mod boot;
+mod docs;
 mod edge;
 mod hostile;
 mod kms;
