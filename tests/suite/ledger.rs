@@ -11,9 +11,7 @@ use keeper::{
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
         SettlementQuery, SignerRole, SplitterRecord, Stream,
     },
-    lifecycle::{
-        AttemptKind, Delivery, DeliveryEvent, Standing, Status, StatusEvent, TransactionState,
-    },
+    lifecycle::{AttemptKind, Delivery, Failure, Standing, Status, StatusEvent, TransactionState},
     splitter::SplitTerms,
     x402::{MicroUsdc, Network},
 };
@@ -138,9 +136,7 @@ async fn an_identity_belongs_to_one_request() {
         let answer = reserve(&db.ledger, &payment(&second, "request-1", 1)).await.unwrap();
         assert!(matches!(answer, Reservation::PaidOtherwise(known) if known.id == settlement.id));
         let answer = reserve(&db.ledger, &payment(&second, "request-1", 2)).await.unwrap();
-        assert!(
-            matches!(answer, Reservation::DuplicateRequest(known) if known.id == settlement.id)
-        );
+        assert!(matches!(answer, Reservation::DuplicateRequest));
     })
     .await;
 }
@@ -499,11 +495,13 @@ async fn a_final_transaction_stays_as_it_is() {
 async fn work_that_is_put_off_makes_room() {
     on_both(|db| async move {
         let lease = lead(&db.ledger, "a").await;
+        let mut settlements = Vec::new();
         for n in 0..3 {
             let payer = PrivateKeySigner::random();
             let new = payment(&draft(&payer), &format!("request-{n}"), 1);
             let settlement = reserved(&db.ledger, &new).await;
             add_record(&db.ledger, &settlement).await.unwrap();
+            settlements.push(settlement);
         }
         let due = || async {
             let mut tx = db.ledger.read().await.unwrap();
@@ -513,8 +511,8 @@ async fn work_that_is_put_off_makes_room() {
         assert_eq!(all.len(), 3);
         let mut tx = db.ledger.begin().await.unwrap();
         tx.defer_intent(&lease, all[0], Duration::from_millis(500), "reverts").await.unwrap();
-        tx.hold_intent(&lease, all[1], "for a human").await.unwrap();
-        assert!(tx.hold_intent(&lease, all[1], "again").await.is_err(), "it is held already");
+        assert!(tx.hold_record(settlements[1].id, "for a human").await.unwrap());
+        assert!(!tx.hold_record(settlements[1].id, "again").await.unwrap(), "it is held already");
         tx.commit().await.unwrap();
         assert_eq!(due().await.iter().map(|intent| intent.id).collect::<Vec<_>>(), [all[2]]);
         crate::support::eventually("it is due again", || async { due().await.len() == 2 }).await;
@@ -538,14 +536,14 @@ async fn a_delivery_belongs_to_its_last_attempt() {
         let first = tx.begin_delivery(&settlement, None, true).await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), true).await.is_err(), "called");
-        tx.fail_delivery(&settlement, first, DeliveryEvent::Lose, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, first, Failure::Lost, "gone").await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), false).await.is_err(), "once only");
         let second = tx.begin_delivery(&settlement, known.as_ref(), true).await.unwrap();
         assert_eq!((first, second), (1, 2));
         let late = tx.finish_delivery(&settlement, first, 200, &json!({"late": true})).await;
         assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
-        tx.fail_delivery(&settlement, second, DeliveryEvent::Lose, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, second, Failure::Lost, "gone").await.unwrap();
         tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
         tx.commit().await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();

@@ -110,10 +110,12 @@ CREATE TABLE deliveries (
     refund_due    BOOLEAN     NOT NULL,
     http_status   BIGINT,
     response_body TEXT,
-    failure       TEXT,
+    failure       TEXT        CHECK (failure IN ('error', 'timeout', 'unavailable', 'lost', 'forgone')),
+    failure_text  TEXT,
     started_at    TIMESTAMPTZ NOT NULL,
     finished_at   TIMESTAMPTZ,
-    CHECK (state <> 'delivered' OR response_body IS NOT NULL)
+    CHECK (state <> 'delivered' OR response_body IS NOT NULL),
+    CHECK (state NOT IN ('failed', 'unknown') OR failure IS NOT NULL)
 );
 
 -- Hash-chained per settlement (prev_hash of event 0 is the trace id), ordered over all by seq.

@@ -110,10 +110,12 @@ CREATE TABLE deliveries (
     refund_due    INTEGER NOT NULL,
     http_status   INTEGER,
     response_body TEXT,
-    failure       TEXT,
+    failure       TEXT    CHECK (failure IN ('error', 'timeout', 'unavailable', 'lost', 'forgone')),
+    failure_text  TEXT,
     started_at    TEXT    NOT NULL,
     finished_at   TEXT,
-    CHECK (state <> 'delivered' OR response_body IS NOT NULL)
+    CHECK (state <> 'delivered' OR response_body IS NOT NULL),
+    CHECK (state NOT IN ('failed', 'unknown') OR failure IS NOT NULL)
 ) STRICT;
 
 -- Hash-chained per settlement (prev_hash of event 0 is the trace id), ordered over all by seq.

@@ -4,7 +4,7 @@ use super::{
     BlockTag, ChainError, Fees, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
 };
 use alloy::{
-    primitives::{Address, B256, Bytes, U64, U256},
+    primitives::{Address, B256, Bytes, U64},
     rpc::{
         client::RpcClient,
         json_rpc::{RpcError, RpcRecv, RpcSend},
@@ -122,11 +122,6 @@ impl Chain {
         Ok(self.request::<_, U64>("eth_getTransactionCount", params).await?.to())
     }
 
-    /// An account's balance, wei.
-    pub async fn balance(&self, account: Address) -> Result<U256> {
-        self.request("eth_getBalance", (account, "latest")).await
-    }
-
     /// A receipt, once the transaction is mined.
     pub async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>> {
         self.request("eth_getTransactionReceipt", (transaction,)).await
@@ -137,9 +132,22 @@ impl Chain {
         self.request("eth_getTransactionByHash", (transaction,)).await
     }
 
-    /// Logs.
-    pub async fn logs(&self, filter: &Filter) -> Result<Vec<Log>> {
-        self.request("eth_getLogs", (filter,)).await
+    /// Logs of a range of blocks. A node that finds the range too long is asked for its halves.
+    pub async fn logs(&self, filter: &Filter, from: u64, to: u64) -> Result<Vec<Log>> {
+        let mut found = Vec::new();
+        let mut ranges = vec![(from, to)];
+        while let Some((from, to)) = ranges.pop() {
+            let part = filter.clone().from_block(from).to_block(to);
+            match self.request::<_, Vec<Log>>("eth_getLogs", (&part,)).await {
+                Ok(logs) => found.extend(logs),
+                Err(ChainError::Refused { .. }) if from < to => {
+                    let middle = from.midpoint(to);
+                    ranges.extend([(middle.saturating_add(1), to), (from, middle)]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Calls a function without sending anything.

@@ -10,11 +10,11 @@ use crate::{
     edge::{Health, TrustRoot},
     eip3009::{FiatToken, domain},
     ledger::{Ledger, LedgerError, SplitterRecord},
-    signer::KmsSigner,
+    signer::{KmsSigner, SignerError},
     splitter::{DOMAIN_NAME, DOMAIN_VERSION_V1, JecpSplitter},
     x402::{MicroUsdc, Network},
 };
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts: doubling from here …
@@ -101,6 +101,17 @@ where
 
 /// Opens the ledger.
 pub(super) async fn open_ledger(url: &str) -> Result<Ledger, Obstacle> {
+    let path = url.strip_prefix("sqlite:").map(|path| path.trim_start_matches("//"));
+    let folder = path.and_then(|path| Path::new(path.split('?').next()?).parent());
+    if let Some(folder) = folder
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Obstacle::Fatal(format!(
+            "database: the folder {} does not exist; create it, or correct database",
+            folder.display()
+        )));
+    }
     Ok(Ledger::open(url).await?)
 }
 
@@ -227,7 +238,14 @@ async fn check_puller(
 /// Fetches the keys from KMS and holds them against configuration and contract.
 pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
     let Station { settings, record, .. } = station;
-    let wait = |error: crate::signer::SignerError| Obstacle::Wait(error.to_string());
+    let wait = |error: SignerError| {
+        let reason = format!("splitter {}: {error}", record.address);
+        if matches!(error, SignerError::Unusable { .. }) {
+            Obstacle::Fatal(reason)
+        } else {
+            Obstacle::Wait(reason)
+        }
+    };
     let settler =
         KmsSigner::connect(&settings.settler.kms(), record.chain_id).await.map_err(wait)?;
     for (what, expected) in [

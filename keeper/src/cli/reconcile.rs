@@ -83,7 +83,7 @@ pub(super) fn table(report: &Reconciliation) -> Table {
 }
 
 /// Micro-USDC, signed, with all decimals.
-fn usdc(micro: i128) -> String {
+pub(super) fn usdc(micro: i128) -> String {
     let sign = if micro < 0 { "-" } else { "" };
     let micro = micro.unsigned_abs();
     format!("{sign}{}.{:06}", micro / 1_000_000, micro % 1_000_000)

@@ -205,10 +205,15 @@ impl Driver {
             hold(tx, &settlement, "its record reverts").await?;
         }
         let query = SettlementQuery::InKeeperState(KeeperState::Recording);
+        let mut sold = BTreeMap::new();
         for settlement in tx.settlements(chain_id, address, query).await? {
-            if !self.is_as_sold(tx, &settlement).await?
-                && tx.hold_record(settlement.id, NOT_AS_SOLD).await?
-            {
+            let what = (settlement.splitter_capability_id, settlement.terms);
+            let as_sold = match sold.get(&what) {
+                Some(known) => *known,
+                None => self.is_as_sold(tx, &settlement).await?,
+            };
+            sold.insert(what, as_sold);
+            if !as_sold && tx.hold_record(settlement.id, NOT_AS_SOLD).await? {
                 hold(tx, &settlement, NOT_AS_SOLD).await?;
             }
         }

@@ -19,6 +19,9 @@ use super::Capability;
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// S06 2.1. It travels in a header, too.
+const MAX_DESCRIPTION: usize = 500;
+
 /// Everything that is sold.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
@@ -29,7 +32,7 @@ pub struct Catalogue {
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     /// Unreadable, or with a field that does not belong there.
-    #[error("{0}")]
+    #[error("{}: {}", .0.path.join("."), .0.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" "))]
     Unreadable(Box<figment::Error>),
     /// A capability that cannot be sold.
     #[error("capability {capability}: {problem}")]
@@ -128,6 +131,9 @@ impl Entry {
                 "endpoint {} must be https (http is for test_mode = true)",
                 self.endpoint
             ));
+        }
+        if self.description.chars().count() > MAX_DESCRIPTION {
+            return Err(format!("description is longer than {MAX_DESCRIPTION} characters"));
         }
         if self.timeout.is_zero() || self.timeout > MAX_TIMEOUT {
             return Err("timeout must be between 1s and 5m".to_owned());

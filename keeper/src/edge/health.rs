@@ -138,16 +138,20 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
         );
     }
     let Some(site) = edge.health.site() else { return waiting };
-    if site.heads.latest().is_none() {
-        waiting.insert("chain".to_owned(), "no head seen yet");
+    if !site.heads.is_answered() {
+        waiting.insert("chain".to_owned(), "no RPC endpoint answers");
     }
     let looked = async {
         let mut tx = site.ledger.read().await?;
         let held = tx.lease_is_held(&site.lease).await?;
-        Ok::<_, LedgerError>((held, site.has_caught_up(&mut tx).await?))
+        let caught_up = site.has_caught_up(&mut tx).await?;
+        Ok::<_, LedgerError>((held, caught_up, site.is_unsigned(&mut tx).await?))
     };
     match looked.await {
-        Ok((held, caught_up)) => {
+        Ok((held, caught_up, unsigned)) => {
+            if unsigned {
+                waiting.insert("kms".to_owned(), "transactions wait for a signature");
+            }
             if !held {
                 waiting.insert("lease".to_owned(), "no daemon runs the background services");
             }

@@ -5,7 +5,7 @@ use super::{
     capability::{Capability, Registration},
     delivery::deliver,
     envelope::Invocation,
-    error::ApiError,
+    error::{ApiError, Receipt},
 };
 use crate::{
     chain::{BlockTag, ChainError},
@@ -51,7 +51,7 @@ pub(super) struct Paid {
 }
 
 fn invalid(subcause: Subcause, message: &str) -> ApiError {
-    ApiError::PaymentInvalid { subcause, message: message.to_owned(), transaction: None }
+    ApiError::PaymentInvalid { subcause, message: message.to_owned(), tx_hash: None }
 }
 
 /// Before anything is reserved. The payment may have been sent before, so nothing is said of money.
@@ -67,7 +67,7 @@ fn ledger_down(error: &LedgerError) -> ApiError {
 /// After it: the caller must ask again, not pay again.
 fn ledger_lost(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed with a payment on its way");
-    ApiError::Pending { transaction: None }
+    ApiError::Pending { status: Status::SettlePending, tx_hash: None }
 }
 
 fn chain_down(error: &ChainError) -> ApiError {
@@ -149,7 +149,11 @@ async fn taken_before(
 }
 
 fn reused(known: &Settlement) -> ApiError {
-    ApiError::SettlementReused { transaction: known.pull.map(|pull| pull.tx_hash) }
+    ApiError::SettlementReused {
+        tx_hash: known.pull.map(|pull| pull.tx_hash),
+        request_id: known.request_id.clone(),
+        settled_at: known.settled_at,
+    }
 }
 
 /// Everything that needs no chain: is this authorization, by its signature, for this call?
@@ -211,7 +215,12 @@ async fn reserve(
     capability: &Capability,
     new: &NewSettlement,
 ) -> Result<Settlement, ApiError> {
-    let mut balance = None;
+    // Nothing is written for a payment that the chain would not let through.
+    let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
+    let mut balance = match known {
+        true => None,
+        false => Some(check_chain(site, capability, &new.authorization).await?),
+    };
     let mut attempts = 0;
     loop {
         let taken = match try_reserve(site, new, balance).await {
@@ -245,6 +254,18 @@ async fn reserve(
     }
 }
 
+/// Whether the ledger knows this payment or this request; then the chain need not be asked, and could
+/// only mislead: our own pull makes the authorization look used.
+async fn is_known(site: &Site, new: &NewSettlement) -> Result<bool, LedgerError> {
+    let mut tx = site.ledger.read().await?;
+    let (payer, nonce) = (new.authorization.payer(), new.authorization.nonce());
+    let known = tx.settlement_by_identity(new.chain_id, new.asset, payer, nonce).await?;
+    if known.is_some_and(|known| !known.status.is_void()) {
+        return Ok(true);
+    }
+    Ok(tx.settlement_by_request(&new.agent_id, &new.request_id).await?.is_some())
+}
+
 fn answer(
     site: &Site,
     new: &NewSettlement,
@@ -263,7 +284,7 @@ fn answer(
         // one came to is the answer. The second authorization is never pulled.
         Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
         Reservation::NonceReused(settlement) => Err(reused(&settlement)),
-        Reservation::DuplicateRequest(_) => Err(ApiError::DuplicateRequest),
+        Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
 }
 
@@ -279,7 +300,7 @@ async fn try_reserve(
     let Reservation::Reserved(settlement) = &reservation else {
         return Ok(Taken::Answer(Box::new(reservation)));
     };
-    // Our own pull makes an authorization look used: the chain is asked only about new ones.
+    // It was known a moment ago.
     let Some(balance) = balance else { return Ok(Taken::Unchecked) };
     if open.count >= MAX_OPEN_PAYMENTS {
         return Ok(Taken::Closed("too many payments of this payer are on their way"));
@@ -293,6 +314,9 @@ async fn try_reserve(
     }
     if !site.has_caught_up(&mut tx).await? {
         return Ok(Taken::Closed("the ledger is catching up with the chain"));
+    }
+    if site.is_unsigned(&mut tx).await? {
+        return Ok(Taken::Closed("nothing is being signed now"));
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {
@@ -356,7 +380,7 @@ async fn check_chain(
         return Err(ApiError::PaymentInvalid {
             subcause: Subcause::NonceReused,
             message: "the authorization is already used or cancelled".to_owned(),
-            transaction: used_in(site, payer, nonce).await,
+            tx_hash: used_in(site, payer, nonce).await,
         });
     }
     if payer_barred {
@@ -402,7 +426,12 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
                     "the authorization was used elsewhere or cancelled",
                 ));
             }
-            Status::Mismatched => return Err(ApiError::Held),
+            Status::Mismatched => {
+                return Err(ApiError::Held(Receipt {
+                    settlement: settlement.id,
+                    tx_hash: settlement.pull.map(|pull| pull.tx_hash),
+                }));
+            }
             Status::Reserved | Status::SettlePending | Status::Orphaned => {}
         }
         if Instant::now() >= deadline {
@@ -410,8 +439,8 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
                 let mut tx = site.ledger.read().await?;
                 tx.latest_envelope(settlement.id, IntentKind::Pull).await
             };
-            let transaction = latest.await.map_err(|error| ledger_lost(&error))?;
-            return Err(ApiError::Pending { transaction });
+            let tx_hash = latest.await.map_err(|error| ledger_lost(&error))?;
+            return Err(ApiError::Pending { status: settlement.status, tx_hash });
         }
         changes.wait(POLL).await;
         let read = async {

@@ -8,6 +8,7 @@ use crate::{
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
+use chrono::TimeDelta;
 use serde::Deserialize;
 use std::time::Duration;
 use url::Url;
@@ -16,6 +17,8 @@ use url::Url;
 /// the window.
 const MAX_CLOCK_SKEW: u64 = 600;
 
+/// How long a transaction may wait for its signature while payments are taken.
+const MAX_UNSIGNED: TimeDelta = TimeDelta::seconds(10);
 /// Blocks that the mirror may be behind the head while payments are taken.
 const MAX_LAG: u64 = 10;
 
@@ -79,6 +82,14 @@ impl Site {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
         Ok(mirrored.saturating_add(MAX_LAG) > seen.head.number())
+    }
+
+    /// Whether transactions wait for a signature: KMS does not answer, or nobody asks it.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn is_unsigned(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        tx.is_unsigned_for(self.splitter.chain_id, MAX_UNSIGNED).await
     }
 
     /// What an authorization must say to pay for a capability.

@@ -5,7 +5,7 @@ use super::{
     columns::{bigint, hex, now, unsigned, uuid, word},
     query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::{Delivery, DeliveryEvent};
+use crate::lifecycle::{Delivery, DeliveryEvent, Failure};
 use alloy::primitives::Address;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ pub struct DeliveryRecord {
     /// The answer that the agent gets, also when it asks again.
     pub response: Option<Value>,
     /// Why there is none.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -48,7 +48,10 @@ impl Tx {
             attempts: unsigned("deliveries.attempts", row.attempts)?,
             age: self.clock().await? - row.started_at,
             response: row.response_body.map(|body| serde_json::from_str(&body)).transpose()?,
-            failure: row.failure,
+            failure: row
+                .failure
+                .map(|failure| word("deliveries.failure", &failure, Failure::from_word))
+                .transpose()?,
         }))
     }
 
@@ -101,7 +104,8 @@ impl Tx {
         response: &Value,
     ) -> Result<()> {
         const UPDATE: &str = "UPDATE deliveries SET state = 'delivered', http_status = $1,
-            response_body = $2, refund_due = $3, finished_at = $4, failure = NULL
+            response_body = $2, refund_due = $3, finished_at = $4, failure = NULL,
+            failure_text = NULL
             WHERE settlement_id = $5 AND attempts = $6 AND state IN ('calling', 'unknown')";
         let id = settlement.id.to_string();
         let body = serde_json::to_string(response)?;
@@ -122,18 +126,22 @@ impl Tx {
         &mut self,
         settlement: &Settlement,
         attempt: u64,
-        event: DeliveryEvent,
-        failure: &str,
+        failure: Failure,
+        text: &str,
     ) -> Result<()> {
-        const UPDATE: &str = "UPDATE deliveries SET state = $1, failure = $2, refund_due = $3,
-            finished_at = $4 WHERE settlement_id = $5 AND attempts = $6 AND state = 'calling'";
+        const UPDATE: &str = "UPDATE deliveries SET state = $1, failure = $2, failure_text = $3,
+            refund_due = $4, finished_at = $5
+            WHERE settlement_id = $6 AND attempts = $7 AND state = 'calling'";
+        let event = failure.event();
         let state = Delivery::Calling.step(event, false)?;
-        let id = settlement.id.to_string();
-        let attempt = bigint("attempts", attempt)?;
-        let rows = execute!(self, UPDATE, state.as_str(), failure, true, now(), &id, attempt)?;
+        let (id, attempt) = (settlement.id.to_string(), bigint("attempts", attempt)?);
+        let (to, word) = (state.as_str(), failure.as_str());
+        let rows = execute!(self, UPDATE, to, word, text, true, now(), &id, attempt)?;
         one(rows, settlement)?;
         let kind = format!("delivery.{event}");
-        let body = json!({"attempt": attempt, "failure": failure, "refund_due": true});
+        let body = json!({
+            "attempt": attempt, "failure": word, "refund_due": true, "text": text,
+        });
         let (id, trace) = (settlement.id, settlement.trace_id);
         self.append_event(id, trace, &kind, state.as_str(), &body).await
     }
@@ -146,8 +154,8 @@ impl Tx {
         const INSERT: &str = "INSERT INTO deliveries
             (settlement_id, state, attempts, refund_due, failure, started_at, finished_at)
             VALUES ($1, $2, 0, $3, $4, $5, $5) ON CONFLICT DO NOTHING";
-        let failure = "the agent never came back for it";
-        let state = Delivery::None.step(DeliveryEvent::Forgo, false)?;
+        let failure = Failure::Forgone.as_str();
+        let state = Delivery::None.step(Failure::Forgone.event(), false)?;
         let clock = self.clock().await?;
         let id = settlement.id.to_string();
         let rows = execute!(self, INSERT, &id, state.as_str(), true, failure, clock)?;

@@ -214,15 +214,6 @@ impl Tx {
         one(rows, intent)
     }
 
-    /// Keeps work that was not begun for a human.
-    pub async fn hold_intent(&mut self, lease: &Lease, intent: i64, reason: &str) -> Result<()> {
-        const UPDATE: &str =
-            "UPDATE intents SET state = 'held', reason = $1 WHERE id = $2 AND state = 'open'";
-        self.hold_lease(lease).await?;
-        let rows = execute!(self, UPDATE, reason, intent)?;
-        one(rows, intent)
-    }
-
     /// Keeps the record of a payment for a human, unless it is on its way already. True when it
     /// was not begun.
     pub async fn hold_record(&mut self, settlement: Uuid, reason: &str) -> Result<bool> {

@@ -95,16 +95,22 @@ pub enum LedgerError {
 impl LedgerError {
     /// Whether the same call may succeed later, once the database answers again.
     pub fn is_unavailable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Database(
                 sqlx::Error::Io(_)
-                    | sqlx::Error::PoolTimedOut
-                    | sqlx::Error::PoolClosed
-                    | sqlx::Error::Tls(_)
-                    | sqlx::Error::WorkerCrashed
-            )
-        )
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
+            // PostgreSQL: connection lost, out of something, stopped by an operator, transaction
+            // left idle. SQLite: I/O error, disk full, cannot open.
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                ["08", "53", "57", "25P0"].iter().any(|class| code.starts_with(class))
+                    || ["10", "13", "14"].contains(&code.as_ref())
+            }),
+            _ => false,
+        }
     }
 
     /// Whether another daemon has taken over.
@@ -116,9 +122,11 @@ impl LedgerError {
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Conflict(_) => true,
-            // Deadlock and serialization failure on PostgreSQL, busy on SQLite.
+            // Deadlock and serialization failure on PostgreSQL, busy on SQLite; and an event that
+            // somebody appended after our snapshot.
             Self::Database(sqlx::Error::Database(error)) => {
                 matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
+                    || error.constraint() == Some("settlement_events_settlement_id_n_key")
             }
             _ => false,
         }
@@ -129,9 +137,21 @@ impl LedgerError {
         matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 
-    /// Whether the database refused what was asked because it would break the books.
+    /// Whether the database refused what was asked because it would break the books: a constraint
+    /// or one of our triggers. It would be refused again.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(_))) && !self.is_conflict()
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                // PostgreSQL's class 23 and RAISE, SQLite's CONSTRAINT with its extended codes.
+                let code = error.code().unwrap_or_default();
+                !self.is_conflict()
+                    && (code.len() == 5 && code.starts_with("23")
+                        || code == "P0001"
+                        || code.parse::<u32>().is_ok_and(|code| code & 0xff == 19))
+            }
+            Self::OutOfRange { .. } => true,
+            _ => false,
+        }
     }
 }
 

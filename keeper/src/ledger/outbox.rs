@@ -10,6 +10,7 @@ use super::{
 };
 use crate::lifecycle::{AttemptKind, Mined, Standing, TransactionState, words};
 use alloy::primitives::{Address, B256, Bytes};
+use chrono::TimeDelta;
 use uuid::Uuid;
 
 /// What a signer's key may do.
@@ -192,6 +193,16 @@ impl Tx {
                 })
             })
             .collect()
+    }
+
+    /// Whether a transaction of a chain has waited for its signature for longer than `patience`:
+    /// then KMS does not sign, or nobody asks it to.
+    pub async fn is_unsigned_for(&mut self, chain_id: u64, patience: TimeDelta) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM transactions
+            WHERE chain_id = $1 AND state = 'planned' AND created_at < $2";
+        let since = self.clock().await? - patience;
+        let row = fetch_optional!(self, Number, SELECT, bigint("chain id", chain_id)?, since)?;
+        Ok(row.is_some_and(|row| row.number > 0))
     }
 
     /// Stores a signed envelope. Nothing may be broadcast before this is committed.

@@ -61,7 +61,7 @@ pub enum Reservation {
     /// The identity belongs to another request.
     NonceReused(Settlement),
     /// The request id was used for something else.
-    DuplicateRequest(Settlement),
+    DuplicateRequest,
 }
 
 /// The shares of one settlement in its split.
@@ -118,6 +118,8 @@ pub struct Settlement {
     pub keeper_state: KeeperState,
     /// Where it was pulled.
     pub pull: Option<LogRef>,
+    /// When that was seen.
+    pub settled_at: Option<DateTime<Utc>>,
     /// Where it was recorded: transaction, log index, block number.
     pub record: Option<KeeperEvidence>,
     /// Where it was split.
@@ -188,6 +190,7 @@ struct Row {
     log_index: Option<i64>,
     block_number: Option<i64>,
     block_hash: Option<String>,
+    settled_at: Option<DateTime<Utc>>,
     record_tx_hash: Option<String>,
     record_log_index: Option<i64>,
     record_block_number: Option<i64>,
@@ -207,7 +210,8 @@ macro_rules! select {
                 amount_usdc_micro, valid_before, reserved_at, capability_id,
                 splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps, agent_id,
                 request_id, content_hash, payment_hash, status, keeper_state, tx_hash, log_index,
-                block_number, block_hash, record_tx_hash, record_log_index, record_block_number,
+                block_number, block_hash, settled_at, record_tx_hash, record_log_index,
+                record_block_number,
                 split_tx_hash, split_log_index, split_block_number, provider_share_micro,
                 hub_share_micro, network_share_micro FROM x402_settlements ",
             $rest
@@ -298,6 +302,7 @@ impl TryFrom<Row> for Settlement {
                 KeeperState::from_word,
             )?,
             pull,
+            settled_at: row.settled_at,
             record: evidence(
                 row.record_tx_hash.as_deref(),
                 row.record_log_index,
@@ -382,7 +387,7 @@ impl Tx {
             return Ok(if known.content_hash == Some(new.content_hash) {
                 Reservation::PaidOtherwise(known)
             } else {
-                Reservation::DuplicateRequest(known)
+                Reservation::DuplicateRequest
             });
         }
         self.insert_settlement(new).await.map(Reservation::Reserved)

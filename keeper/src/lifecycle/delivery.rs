@@ -49,6 +49,41 @@ words!(DeliveryEvent {
     Forgo => "forgo",
 });
 
+/// Why an agent did not get what it paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The provider answered with an error, or with something that is no JSON.
+    Error,
+    /// It did not answer in time.
+    Timeout,
+    /// It could not be reached.
+    Unavailable,
+    /// Its answer was lost: nobody knows whether it did the work.
+    Lost,
+    /// The agent never came back for it.
+    Forgone,
+}
+
+words!(Failure {
+    Error => "error",
+    Timeout => "timeout",
+    Unavailable => "unavailable",
+    Lost => "lost",
+    Forgone => "forgone",
+});
+
+impl Failure {
+    /// What it does to the delivery. A provider that was reached and did not say no may have done
+    /// the work.
+    pub const fn event(self) -> DeliveryEvent {
+        match self {
+            Self::Error | Self::Unavailable => DeliveryEvent::Fail,
+            Self::Timeout | Self::Lost => DeliveryEvent::Lose,
+            Self::Forgone => DeliveryEvent::Forgo,
+        }
+    }
+}
+
 impl Delivery {
     /// One step. An unknown delivery may be called again only when the capability is `idempotent`.
     ///

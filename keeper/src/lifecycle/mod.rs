@@ -7,7 +7,7 @@ mod settlement;
 mod trace;
 mod transaction;
 
-pub use delivery::{Delivery, DeliveryEvent};
+pub use delivery::{Delivery, DeliveryEvent, Failure};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
 pub use trace::{TraceTerms, event_hash};
 pub use transaction::{AttemptKind, Chain, Effect, Mined, Sighting, Standing, TransactionState};

@@ -23,7 +23,7 @@ use alloy::{
     primitives::{Address, TxKind},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_PENDING: u64 = 12;
 /// Seconds that must be left of a pull's window when it gets its account nonce.
 const MIN_PULL_SECONDS: u64 = 4;
+/// Mined transactions that are looked at in one round.
+const MAX_MINED: usize = 16;
 /// How long a poll may take when nothing is signalled.
 const POLL: Duration = Duration::from_secs(1);
 /// How long bytes are left with the nodes before they are handed over again.
@@ -106,6 +108,8 @@ pub struct Outbox {
 struct Memory {
     /// When a transaction's bytes were last handed to the nodes.
     sent: BTreeMap<i64, Instant>,
+    /// When a mined transaction was last looked at.
+    looked: BTreeMap<i64, Instant>,
 }
 
 impl Outbox {
@@ -217,31 +221,25 @@ impl Outbox {
     }
 
     /// Looks at an intent again later, each time later than before. A pull's window ends by itself;
-    /// a record that keeps reverting is kept for a human.
+    /// for a record or a split that keeps reverting somebody is called, and it is tried on.
     async fn put_off(&self, intent: &Intent, error: &ChainError) -> Result<(), OutboxError> {
         let reason: String = error.to_string().chars().take(MAX_REASON).collect();
-        let stuck = intent.deferrals >= PATIENCE && intent.kind != IntentKind::Pull;
-        let hold = stuck
-            && intent.kind == IntentKind::Record
-            && matches!(error, ChainError::Reverted { .. });
+        let reverts = matches!(error, ChainError::Reverted { .. });
+        let doublings = u32::try_from(intent.deferrals).unwrap_or(u32::MAX).min(MAX_DOUBLINGS);
+        // A node that refuses may be busy: that passes sooner than what is wrong with the intent.
+        let delay = if reverts { FIRST_DEFERRAL * (1 << doublings) } else { FIRST_DEFERRAL };
         let mut tx = self.ledger.begin().await?;
-        if hold {
-            tx.hold_intent(&self.lease, intent.id, &reason).await?;
-        } else {
-            let doublings = u32::try_from(intent.deferrals).unwrap_or(u32::MAX).min(MAX_DOUBLINGS);
-            let delay = FIRST_DEFERRAL.saturating_mul(1 << doublings);
-            tx.defer_intent(&self.lease, intent.id, delay, &reason).await?;
-        }
+        tx.defer_intent(&self.lease, intent.id, delay, &reason).await?;
         tx.commit().await?;
-        if stuck {
+        if intent.deferrals >= PATIENCE && intent.kind != IntentKind::Pull {
             tracing::error!(
-                intent = intent.id, kind = %intent.kind, reason, held = hold,
-                "ALARM: would revert again and again: not sent"
+                intent = intent.id, kind = %intent.kind, reason,
+                "ALARM: cannot be sent, again and again"
             );
         } else {
             tracing::warn!(
                 intent = intent.id, kind = %intent.kind, reason,
-                "would revert now: not sent, looking again later"
+                "cannot be sent now, looking again later"
             );
         }
         Ok(())
@@ -298,7 +296,9 @@ impl Outbox {
         let mut tx = self.ledger.read().await?;
         let outgoing = tx.outgoing(self.chain_id, signer).await?;
         drop(tx);
-        memory.sent.retain(|id, _| outgoing.iter().any(|transaction| transaction.id == *id));
+        let known: BTreeSet<_> = outgoing.iter().map(|transaction| transaction.id).collect();
+        memory.sent.retain(|id, _| known.contains(id));
+        memory.looked.retain(|id, _| known.contains(id));
         if outgoing.is_empty() {
             return Ok(());
         }
@@ -309,8 +309,15 @@ impl Outbox {
             finalized: node.head(BlockTag::Finalized).await?.number(),
             safe: node.head(BlockTag::Safe).await?.number(),
         };
-        let mut parts = Vec::with_capacity(outgoing.len());
-        for transaction in &outgoing {
+        // What is not mined comes first. The mined wait for minutes to become final; a few of them
+        // are looked at each time, whichever were not for longest, so that they hold up nothing.
+        let (pending, mut mined): (Vec<_>, Vec<_>) =
+            outgoing.iter().partition(|transaction| transaction.state.is_pending());
+        mined.sort_by_key(|transaction| memory.looked.get(&transaction.id).copied());
+        mined.truncate(MAX_MINED);
+        let mut parts = Vec::with_capacity(pending.len() + mined.len());
+        for transaction in pending.into_iter().chain(mined) {
+            memory.looked.insert(transaction.id, Instant::now());
             parts.push(self.follow_one(memory, &node, chain, transaction).await);
         }
         worst(parts)

@@ -14,8 +14,11 @@ use alloy::primitives::{Address, B256, U256};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Most blocks booked in one SQL transaction.
+/// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
 const MAX_BLOCKS: u64 = 500;
+const MAX_ENTRIES: usize = 500;
+/// Blocks after which it is strange that the driver has not found a record.
+const LONG: u64 = 30;
 
 /// A log of any of the three mirrors.
 enum Entry {
@@ -79,11 +82,21 @@ impl Reconciler {
         });
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {
+            if position >= MAX_ENTRIES {
+                tx.commit().await?;
+                return Ok(true);
+            }
             let behind = entries.get(position.saturating_add(1));
             if !self.book_one(&mut tx, entry, behind).await? {
                 // The driver has not caught up with this log; it is booked in a later round, and
                 // so is everything behind it.
                 tx.commit().await?;
+                if buried.saturating_sub(entry.at().block_number) > LONG {
+                    tracing::warn!(
+                        tx_hash = %entry.at().tx_hash,
+                        "the books wait for the driver to find this record"
+                    );
+                }
                 return Ok(false);
             }
         }
@@ -238,7 +251,11 @@ impl Reconciler {
                 return Ok(None);
             }
             let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
-            let stale = known.record.is_some_and(|record| {
+            let follows = matches!(
+                known.keeper_state,
+                KeeperState::Recorded | KeeperState::Splitting | KeeperState::Split
+            );
+            let stale = known.record.filter(|_| follows).is_some_and(|record| {
                 !records.iter().any(|log| {
                     (log.at.tx_hash, log.at.position()) == (record.tx_hash, record.position())
                 })

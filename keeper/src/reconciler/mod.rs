@@ -14,7 +14,7 @@ use crate::{
         Contention, Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery,
         SplitterRecord, Stream, Topic,
     },
-    lifecycle::{Delivery, DeliveryEvent, KeeperEvent, KeeperState, Status, StatusEvent},
+    lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, Status, StatusEvent},
 };
 use alloy::primitives::U256;
 use chrono::{TimeDelta, Utc};
@@ -297,7 +297,7 @@ impl Reconciler {
                 Some(delivery) => {
                     let why = "the process that called the provider is gone";
                     let attempt = delivery.attempts;
-                    tx.fail_delivery(&settlement, attempt, DeliveryEvent::Lose, why).await
+                    tx.fail_delivery(&settlement, attempt, Failure::Lost, why).await
                 }
             };
             match given_up {

@@ -238,17 +238,14 @@ async fn read_logs(
     last: u64,
 ) -> Result<Logs, ReconcilerError> {
     let mut sums = Logs::default();
+    let transfers =
+        Filter::new().address(splitter.asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
     let mut from = first;
     while from <= last {
         let to = last.min(from.saturating_add(MAX_RANGE - 1));
-        let range = Filter::new().from_block(from).to_block(to);
-        let transfers = range
-            .clone()
-            .address(splitter.asset)
-            .event_signature(FiatToken::Transfer::SIGNATURE_HASH);
-        let incoming = node.logs(&transfers.clone().topic2(splitter.address)).await?;
-        let outgoing = node.logs(&transfers.topic1(splitter.address)).await?;
-        let own = node.logs(&range.address(splitter.address)).await?;
+        let incoming = node.logs(&transfers.clone().topic2(splitter.address), from, to).await?;
+        let outgoing = node.logs(&transfers.clone().topic1(splitter.address), from, to).await?;
+        let own = node.logs(&Filter::new().address(splitter.address), from, to).await?;
         sums.inflow = sums.inflow.saturating_add(transferred(&incoming));
         sums.outflow = sums.outflow.saturating_add(transferred(&outgoing));
         for event in own.iter().filter_map(|log| SplitterEvent::decode(&log.inner)) {

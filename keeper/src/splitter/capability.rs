@@ -8,7 +8,7 @@ pub fn capability_id(namespace: &str, action: &str) -> B256 {
 }
 
 /// Who is paid for a capability, and how much of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SplitTerms {
     /// Receives the provider's share.
     pub provider: Address,

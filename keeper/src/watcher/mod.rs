@@ -166,7 +166,8 @@ impl Watcher {
 
         self.drop_lost(&mut tx, &window).await?;
         for pull in &mut window.pulls {
-            self.attribute(&mut tx, pull).await?;
+            let is_new = !old_pulls.iter().any(|old| old.at == pull.at);
+            self.attribute(&mut tx, pull, is_new).await?;
         }
         // Only what changed is written again.
         let changed =
@@ -204,7 +205,12 @@ impl Watcher {
     }
 
     /// Finds the settlement that an inflow pays.
-    async fn attribute(&self, tx: &mut Tx, pull: &mut Pull) -> Result<(), WatcherError> {
+    async fn attribute(
+        &self,
+        tx: &mut Tx,
+        pull: &mut Pull,
+        is_new: bool,
+    ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, asset, .. } = self.splitter;
         let Some(nonce) = pull.nonce else { return Ok(()) };
         let Some(settlement) =
@@ -214,10 +220,12 @@ impl Watcher {
         };
         if settlement.status.is_void() {
             // Money for a payment that was given up: suspense, and a human.
-            tracing::error!(
-                payment = %settlement.id, tx_hash = %pull.at.tx_hash,
-                "ALARM: money came in for a payment that is {}", settlement.status
-            );
+            if is_new {
+                tracing::error!(
+                    payment = %settlement.id, tx_hash = %pull.at.tx_hash,
+                    "ALARM: money came in for a payment that is {}", settlement.status
+                );
+            }
             return Ok(());
         }
         pull.settlement = Some(settlement.id);
