@@ -85,6 +85,20 @@ async fn a_token_with_another_domain_stops_it() {
     assert!(last.contains("its DOMAIN_SEPARATOR is not that of \"USDC\" version \"2\""), "{last}");
 }
 
+/// A contract that says the right name and has another code is not trusted with a record.
+#[tokio::test]
+async fn a_splitter_with_other_code_stops_it() {
+    let stack = stack("code", StackOptions::default()).await;
+    let splitter = stack.contracts.splitter;
+    let mut code = chain(&stack).code(splitter).await.unwrap().to_vec();
+    // Behind everything that is executed, so that it answers as before.
+    code.push(0);
+    stack.anvil.set_code(splitter, &code.into()).await.unwrap();
+    let (code, last) = ends(&stack, |config| config).await;
+    assert_eq!(code, MISCONFIGURED, "{last}");
+    assert!(last.contains("its code is not the one in abi/"), "{last}");
+}
+
 #[tokio::test]
 async fn a_price_above_the_cap_stops_it() {
     let stack = stack("cap", StackOptions::default()).await;

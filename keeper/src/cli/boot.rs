@@ -11,7 +11,7 @@ use crate::{
     eip3009::{FiatToken, domain},
     ledger::{Ledger, LedgerError, SplitterRecord},
     signer::{KmsSigner, SignerError},
-    splitter::{DOMAIN_NAME, DOMAIN_VERSION_V1, JecpSplitter},
+    splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
 };
 use std::{future::Future, path::Path, time::Duration};
@@ -135,7 +135,8 @@ pub(super) async fn inspect(
             settings.chain
         ));
     }
-    if chain.code(address).await?.is_empty() {
+    let code = chain.code(address).await?;
+    if code.is_empty() {
         return fatal(format!(
             "splitter {address}: there is no contract on chain {chain_id}; correct address or chain"
         ));
@@ -148,10 +149,20 @@ pub(super) async fn inspect(
             }
             Err(error) => return Err(error.into()),
         };
-    if name != DOMAIN_NAME || version != DOMAIN_VERSION_V1 {
+    let expected = SplitterVersion::V1;
+    if name != DOMAIN_NAME || version != expected.domain_version() {
         return fatal(format!(
-            "splitter {address}: the contract is no JecpSplitter {DOMAIN_VERSION_V1} (eip712Domain \
-             says {name:?} {version:?}); correct address"
+            "splitter {address}: the contract is no JecpSplitter {} (eip712Domain says {name:?} \
+             {version:?}); correct address",
+            expected.domain_version()
+        ));
+    }
+    let found = SplitterVersion::of_code(&code)
+        .map_err(|error| Obstacle::Fatal(format!("an artifact in abi/ cannot be read: {error}")))?;
+    if found != Some(expected) {
+        return fatal(format!(
+            "splitter {address}: it says that it is JecpSplitter {version}, but its code is not the \
+             one in abi/ of this release; correct address, or deploy with script/Deploy.s.sol"
         ));
     }
     let usdc = network.usdc();

@@ -6,14 +6,14 @@
 mod bindings;
 mod calls;
 mod capability;
+mod code;
 mod events;
 
 pub use bindings::JecpSplitter;
 pub use calls::{PaymentIdentity, record_call, recorded_identity, split_call};
 pub use capability::{SplitTerms, capability_id};
+pub use code::SplitterVersion;
 pub use events::SplitterEvent;
 
 /// Name in the EIP-712 domain of every Splitter.
 pub const DOMAIN_NAME: &str = "JecpSplitter";
-/// Version in the EIP-712 domain of the published Splitter.
-pub const DOMAIN_VERSION_V1: &str = "1.1.1";
