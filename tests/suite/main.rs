@@ -15,6 +15,7 @@ mod hostile;
 mod kms;
 mod ledger;
 mod reorg;
+mod replacement;
 mod restart;
 mod scripts;
 mod support;

@@ -5,6 +5,7 @@ use crate::support::{
 };
 use keeper::{
     chain::BlockTag,
+    ledger::Settlement,
     lifecycle::{KeeperState, Status},
 };
 use sandbox::{AnvilOptions, PRICE_MICRO, RpcFault, RpcProxy, Stack, StackOptions};
@@ -12,11 +13,34 @@ use serde_json::{Value, json};
 
 /// Micro-USDC of every test's payer.
 const FUNDS: u64 = 1_000_000;
+/// More blocks than a payment takes to be split on a busy machine.
+const CONFIRMATIONS: u64 = 40;
 
-/// A stack whose blocks become final late enough for a reorg.
+/// A stack whose blocks are booked, and become final, late enough for a reorg.
 async fn slow_finality(name: &str) -> Stack {
     let anvil = AnvilOptions { slots_in_an_epoch: 32, ..AnvilOptions::default() };
-    stack(name, StackOptions { anvil, confirmations: 5, ..StackOptions::default() }).await
+    stack(name, StackOptions { anvil, confirmations: CONFIRMATIONS, ..StackOptions::default() })
+        .await
+}
+
+/// Waits until the only payment is split, then buries it deep enough to be booked.
+async fn split_and_buried(stack: &Stack, database: &str) {
+    eventually("it is split again", || async {
+        let head = chain(stack).head(BlockTag::Latest).await.unwrap().number();
+        let settlement = settlements(stack, database).await.remove(0);
+        settlement.status.is_paid()
+            && settlement.split.is_some_and(|split| split.block_number <= head)
+            && on_canonical_block(stack, &settlement).await
+    })
+    .await;
+    stack.anvil.rpc("anvil_mine", json!([CONFIRMATIONS, "0x1"])).await.unwrap();
+}
+
+/// Whether the split that the ledger knows is on the chain as it is now.
+async fn on_canonical_block(stack: &Stack, settlement: &Settlement) -> bool {
+    let Some(split) = settlement.split else { return false };
+    let receipt = chain(stack).receipt(split.tx_hash).await.unwrap();
+    receipt.is_some_and(|receipt| receipt.block_number() == split.block_number)
 }
 
 /// The chain forgets everything since `snapshot` and goes another way.
@@ -40,6 +64,7 @@ async fn a_reorg_is_followed() {
     .await;
     let before = settlements(&stack, &database).await.remove(0);
     revert(&stack, &snapshot).await;
+    split_and_buried(&stack, &database).await;
     through(&stack, &database, 1).await;
     let after = settlements(&stack, &database).await.remove(0);
     assert_eq!(
@@ -71,6 +96,7 @@ async fn a_reorg_while_it_slept_is_followed() {
     revert(&stack, &snapshot).await;
     stack.anvil.rpc("anvil_mine", json!(["0x28", "0x1"])).await.unwrap();
     let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    split_and_buried(&stack, &database).await;
     through(&stack, &database, 1).await;
     let again = invoke(&daemon.url, &call("asleep-1"), Some(&draft.header())).await;
     assert_eq!((again.status, &again.body["replayed"]), (200, &json!(true)));

@@ -1,10 +1,11 @@
 //! JSON-RPC over several endpoints.
 
 use super::{
-    BlockTag, ChainError, Fees, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
+    BlockTag, ChainError, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
 };
+use crate::lifecycle::{Fees, Market};
 use alloy::{
-    primitives::{Address, B256, Bytes, U64},
+    primitives::{Address, B256, Bytes, U64, U256},
     rpc::{
         client::RpcClient,
         json_rpc::{RpcError, RpcRecv, RpcSend},
@@ -181,12 +182,18 @@ impl Chain {
 
     /// Fees with headroom: twice the base fee, which cannot double in fewer than six full blocks
     /// anywhere and in many more on Base, plus a fixed tip.
-    pub async fn fees(&self) -> Result<Fees> {
-        let head = self.head(BlockTag::Latest).await?;
-        Ok(Fees {
-            max_fee_per_gas: head.base_fee().saturating_mul(2).saturating_add(PRIORITY_FEE),
+    pub async fn market(&self) -> Result<Market> {
+        let base_fee = self.head(BlockTag::Latest).await?.base_fee();
+        let fees = Fees {
+            max_fee_per_gas: base_fee.saturating_mul(2).saturating_add(PRIORITY_FEE),
             max_priority_fee_per_gas: PRIORITY_FEE,
-        })
+        };
+        Ok(Market { base_fee, fees })
+    }
+
+    /// An account's balance, wei.
+    pub async fn balance(&self, account: Address) -> Result<U256> {
+        self.request("eth_getBalance", (account, "latest")).await
     }
 
     /// Hands a signed transaction to every endpoint and merges what they say: taken by one is

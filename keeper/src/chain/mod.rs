@@ -9,7 +9,7 @@ mod types;
 pub use client::Chain;
 pub use heads::{Heads, SeenHead};
 pub use send::{SendClass, classify_send_error};
-pub use types::{BlockTag, Fees, Head, Receipt, Transaction};
+pub use types::{BlockTag, Head, Receipt, Transaction};
 
 /// Why the chain could not be read.
 #[derive(Debug, Clone, thiserror::Error)]

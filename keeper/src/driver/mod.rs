@@ -54,6 +54,15 @@ pub struct Driver {
     pub window: u64,
 }
 
+/// What the driver remembers between rounds.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Number of the first head that this driver saw.
+    first_head: Option<u64>,
+    /// Where the mirror ended when records and splits were last looked for in it.
+    checked: u64,
+}
+
 impl Driver {
     /// Runs until `stop`, or until the lease is lost.
     ///
@@ -62,10 +71,9 @@ impl Driver {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
         let mut settlements = self.ledger.listen(Topic::Settlements);
         let mut contention = Contention::default();
-        // Up to which block records and splits were last looked for in the mirror: nowhere yet.
-        let mut checked = 0;
+        let mut memory = Memory::default();
         while !stop.is_cancelled() {
-            match self.tick(&mut checked).await {
+            match self.tick(&mut memory).await {
                 Ok(asked) => {
                     contention.over();
                     if asked {
@@ -94,30 +102,35 @@ impl Driver {
     }
 
     /// One round. True when there is new work for the outbox.
-    async fn tick(&self, checked: &mut u64) -> Result<bool, LedgerError> {
+    async fn tick(&self, memory: &mut Memory) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
         let Some(seen) = self.heads.latest() else { return Ok(false) };
-        let depth = self.record_confirmations.saturating_sub(1);
-        let up_to_block = seen.head.number().saturating_sub(depth);
+        let head = seen.head.number();
+        let first_head = *memory.first_head.get_or_insert(head);
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let mirrored = self.undo_lost(&mut tx, *checked).await?;
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
+        // The mirror may be of a chain that is gone, until the watcher has read it again.
+        if mirrored <= first_head || mirrored > head.saturating_add(1) {
+            return Ok(false);
+        }
+        let up_to_block = mirrored.saturating_sub(self.record_confirmations);
+        self.undo_lost(&mut tx, memory.checked.min(mirrored)).await?;
         let recorded = self.record(&mut tx, up_to_block).await?;
         self.find_records(&mut tx).await?;
         self.hold_stuck(&mut tx).await?;
         self.find_splits(&mut tx).await?;
         let split = self.split(&mut tx).await?;
         tx.commit().await?;
-        *checked = mirrored;
+        memory.checked = mirrored;
         Ok(recorded || split)
     }
 
     /// Takes back records and splits that a reorg took off the chain since the mirror ended at
-    /// `checked`. Their transactions go back to the nodes by themselves. Returns where the mirror
-    /// ends now.
-    async fn undo_lost(&self, tx: &mut Tx, checked: u64) -> Result<u64, LedgerError> {
+    /// `checked`. Their transactions go back to the nodes by themselves.
+    async fn undo_lost(&self, tx: &mut Tx, checked: u64) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
-        let from = checked.min(mirrored).saturating_sub(self.window);
+        let from = checked.saturating_sub(self.window);
         let query = SettlementQuery::EvidenceLost { from };
         for mut settlement in tx.settlements(chain_id, address, query).await? {
             if settlement.keeper_state == KeeperState::Split {
@@ -132,7 +145,7 @@ impl Driver {
                 tx.record_lost(&settlement).await?;
             }
         }
-        Ok(mirrored)
+        Ok(())
     }
 
     /// Asks for the record of every paid settlement.

@@ -157,7 +157,8 @@ impl Tx {
         Ok(execute!(self, UPDATE, due, settlement.to_string())? == 1)
     }
 
-    /// Open work of a signer that is due, whatever has waited longest first.
+    /// Open work of a signer that is due, whatever has waited longest first. A record is due only
+    /// while its pull is on the chain.
     pub async fn due_intents(
         &mut self,
         chain_id: u64,
@@ -166,7 +167,10 @@ impl Tx {
     ) -> Result<Vec<Intent>> {
         const SELECT: &str = "SELECT id, deferrals, kind, to_address, calldata, gas_limit,
             valid_before FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
-            AND due_at_ms <= $3 ORDER BY due_at_ms, id LIMIT $4";
+            AND due_at_ms <= $3 AND (kind <> 'record' OR EXISTS (
+                SELECT 1 FROM x402_settlements s WHERE s.id = intents.settlement_id
+                AND s.status IN ('facilitator_attested', 'chain_confirmed')))
+            ORDER BY due_at_ms, id LIMIT $4";
         let chain = bigint("chain id", chain_id)?;
         let limit = bigint("limit", limit)?;
         let clock = self.clock_ms().await?;

@@ -8,9 +8,9 @@ use super::{
     columns::{address, bigint, hash, hex, now, unsigned, word},
     query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::{AttemptKind, Mined, Standing, TransactionState, words};
+use crate::lifecycle::{AttemptKind, Fees, Mined, Standing, TransactionState, words};
 use alloy::primitives::{Address, B256, Bytes};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 /// What a signer's key may do.
@@ -51,10 +51,10 @@ pub struct Envelope {
     pub kind: AttemptKind,
     /// The bytes.
     pub raw: Bytes,
-    /// Wei.
-    pub max_fee_per_gas: u64,
-    /// Wei.
-    pub max_priority_fee_per_gas: u64,
+    /// What it offers.
+    pub fees: Fees,
+    /// When it was signed; `None` before it is stored.
+    pub signed_at: Option<DateTime<Utc>>,
 }
 
 /// A transaction with at least one committed envelope whose fate is open.
@@ -66,6 +66,18 @@ pub struct Outgoing {
     pub account_nonce: u64,
     /// Where it stands.
     pub state: TransactionState,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// What it is for.
+    pub kind: IntentKind,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+    /// Whether what it follows from is on the chain: a record's pull, a split's records.
+    pub has_cause: bool,
     /// Its envelopes, oldest first.
     pub envelopes: Vec<Envelope>,
 }
@@ -74,10 +86,22 @@ pub struct Outgoing {
 struct TransactionRow {
     id: i64,
     account_nonce: i64,
+    to_address: String,
+    calldata: Vec<u8>,
+    gas_limit: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct OutgoingRow {
+    id: i64,
+    account_nonce: i64,
     state: String,
     to_address: String,
     calldata: Vec<u8>,
     gas_limit: i64,
+    kind: String,
+    valid_before: Option<i64>,
+    causes: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -88,6 +112,7 @@ struct EnvelopeRow {
     raw: Vec<u8>,
     max_fee_per_gas: i64,
     max_priority_fee_per_gas: i64,
+    created_at: DateTime<Utc>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -177,7 +202,7 @@ impl Tx {
 
     /// Transactions of a signer that wait for their first signature.
     pub async fn unsigned(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Unsigned>> {
-        const SELECT: &str = "SELECT id, account_nonce, state, to_address, calldata, gas_limit
+        const SELECT: &str = "SELECT id, account_nonce, to_address, calldata, gas_limit
             FROM transactions WHERE chain_id = $1 AND signer = $2 AND state = 'planned'
             ORDER BY account_nonce";
         let chain = bigint("chain id", chain_id)?;
@@ -216,8 +241,8 @@ impl Tx {
             (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
              created_at)
             SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
-        const UPDATE: &str =
-            "UPDATE transactions SET state = 'signed' WHERE id = $1 AND state = 'planned'";
+        const UPDATE: &str = "UPDATE transactions SET state = 'signed'
+            WHERE id = $1 AND state IN ('planned', 'signed', 'broadcast')";
         self.hold_lease(lease).await?;
         execute!(
             self,
@@ -226,10 +251,11 @@ impl Tx {
             transaction,
             envelope.kind.as_str(),
             envelope.raw.to_vec(),
-            bigint("max fee per gas", envelope.max_fee_per_gas)?,
-            bigint("max priority fee per gas", envelope.max_priority_fee_per_gas)?,
+            bigint("max fee per gas", envelope.fees.max_fee_per_gas)?,
+            bigint("max priority fee per gas", envelope.fees.max_priority_fee_per_gas)?,
             now(),
         )?;
+        // A replacement finds it signed or sent; what is decided gets no more envelopes.
         if execute!(self, UPDATE, transaction)? == 1 {
             Ok(())
         } else {
@@ -239,15 +265,28 @@ impl Tx {
 
     /// Signed transactions of a signer whose fate is open, by account nonce.
     pub async fn outgoing(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Outgoing>> {
-        const TRANSACTIONS: &str = "SELECT id, account_nonce, state, to_address, calldata,
-            gas_limit FROM transactions WHERE chain_id = $1 AND signer = $2 AND NOT final
-            AND state <> 'planned' ORDER BY account_nonce";
+        const TRANSACTIONS: &str = "SELECT t.id, t.account_nonce, t.state, t.to_address,
+                t.calldata, t.gas_limit, i.kind, i.valid_before,
+                CASE i.kind
+                    WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
+                        WHERE s.id = i.settlement_id
+                        AND s.status IN ('facilitator_attested', 'chain_confirmed'))
+                    WHEN 'split' THEN (SELECT count(*) FROM x402_settlements s
+                        WHERE s.chain_id = i.chain_id AND s.splitter = i.splitter
+                        AND s.splitter_capability_id = i.splitter_capability_id
+                        AND s.keeper_state IN ('recorded', 'splitting', 'split'))
+                    ELSE 1 END AS causes
+            FROM transactions t
+            JOIN transaction_intents ti ON ti.transaction_id = t.id
+            JOIN intents i ON i.id = ti.intent_id
+            WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final AND t.state <> 'planned'
+            ORDER BY t.account_nonce";
         const ATTEMPTS: &str = "SELECT a.transaction_id, a.hash, a.kind, a.raw, a.max_fee_per_gas,
-            a.max_priority_fee_per_gas FROM attempts a JOIN transactions t
+            a.max_priority_fee_per_gas, a.created_at FROM attempts a JOIN transactions t
             ON t.id = a.transaction_id WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final
             ORDER BY a.transaction_id, a.n";
         let chain = bigint("chain id", chain_id)?;
-        let transactions = fetch_all!(self, TransactionRow, TRANSACTIONS, chain, hex(signer))?;
+        let transactions = fetch_all!(self, OutgoingRow, TRANSACTIONS, chain, hex(signer))?;
         let attempts = fetch_all!(self, EnvelopeRow, ATTEMPTS, chain, hex(signer))?;
         transactions
             .into_iter()
@@ -261,6 +300,15 @@ impl Tx {
                     id: row.id,
                     account_nonce: unsigned("transactions.account_nonce", row.account_nonce)?,
                     state: word("transactions.state", &row.state, TransactionState::from_word)?,
+                    to: address("transactions.to_address", &row.to_address)?,
+                    calldata: row.calldata.into(),
+                    gas_limit: unsigned("transactions.gas_limit", row.gas_limit)?,
+                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
+                    valid_before: row
+                        .valid_before
+                        .map(|second| unsigned("intents.valid_before", second))
+                        .transpose()?,
+                    has_cause: row.causes > 0,
                     envelopes,
                 })
             })
@@ -317,10 +365,16 @@ impl Tx {
             TransactionState::Planned | TransactionState::Signed | TransactionState::Broadcast => {
                 IntentState::Claimed
             }
+            // Nothing was done. A pull's window is over; anything else waits for its cause.
+            TransactionState::Superseded if !standing.is_final => IntentState::Claimed,
+            TransactionState::Superseded if known.kind == IntentKind::Pull => {
+                IntentState::Cancelled
+            }
+            TransactionState::Superseded => IntentState::Open,
             TransactionState::Included | TransactionState::Safe => IntentState::Included,
             TransactionState::Finalized => IntentState::Done,
             TransactionState::Reverted => IntentState::Reverted,
-            TransactionState::Superseded | TransactionState::Parked => IntentState::Held,
+            TransactionState::Parked => IntentState::Held,
         };
         execute!(self, INTENTS, intents.as_str(), known.id)?;
         if standing.state == TransactionState::Reverted && standing.is_final {
@@ -369,11 +423,14 @@ impl TryFrom<&EnvelopeRow> for Envelope {
             hash: hash("attempts.hash", &row.hash)?,
             kind: word("attempts.kind", &row.kind, AttemptKind::from_word)?,
             raw: row.raw.clone().into(),
-            max_fee_per_gas: unsigned("attempts.max_fee_per_gas", row.max_fee_per_gas)?,
-            max_priority_fee_per_gas: unsigned(
-                "attempts.max_priority_fee_per_gas",
-                row.max_priority_fee_per_gas,
-            )?,
+            fees: Fees {
+                max_fee_per_gas: unsigned("attempts.max_fee_per_gas", row.max_fee_per_gas)?,
+                max_priority_fee_per_gas: unsigned(
+                    "attempts.max_priority_fee_per_gas",
+                    row.max_priority_fee_per_gas,
+                )?,
+            },
+            signed_at: Some(row.created_at),
         })
     }
 }

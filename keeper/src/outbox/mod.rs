@@ -3,8 +3,10 @@
 //! What it promises in this release: an account nonce is allocated in the SQL transaction that
 //! claims the work; an envelope's bytes and hash are committed before they are sent; an unknown
 //! send result frees nothing; a transaction is given up only when the finalized count is past its
-//! account nonce and none of its envelopes has a receipt, and then it is parked for a human. What
-//! is not here yet: raising the fee of a transaction that stays out, no-ops, spending caps.
+//! account nonce and none of its envelopes has a receipt, and then it is parked for a human. An
+//! envelope that cannot be mined, or is not for half a minute, is replaced for higher fees; a pull
+//! whose window is over, and a record or split whose cause is gone, give way to a transaction that
+//! does nothing. What is not here yet: spending caps.
 //!
 //! What it assumes: the key signs for nobody else, the node's `finalized` does not move back, the
 //! database keeps what it has committed.
@@ -15,13 +17,17 @@ use crate::{
         Envelope, Intent, IntentKind, Lease, Ledger, LedgerError, MinedCost, Outgoing, SignerRole,
         Topic,
     },
-    lifecycle::{AttemptKind, Chain, Effect, Mined, Sighting, TransactionState},
+    lifecycle::{
+        AttemptKind, Cause, Chain, Effect, Fees, Mined, Replacement, Sighting, TransactionState,
+        Unmined,
+    },
     signer::{KmsSigner, SignerError},
 };
 use alloy::{
     consensus::TxEip1559,
-    primitives::{Address, TxKind},
+    primitives::{Address, Bytes, TxKind},
 };
+use chrono::Utc;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -46,6 +52,10 @@ const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
 const MAX_DOUBLINGS: u32 = 5;
 /// After so many deferrals, half a minute, something is wrong that does not pass by itself.
 const PATIENCE: u64 = 5;
+/// Most that an envelope offers, wei per gas: two thousand times what Base asks on a quiet day.
+const MAX_FEE_PER_GAS: u64 = 20_000_000_000;
+/// Gas limit of a transaction that does nothing.
+const NOOP_GAS: u64 = 21_000;
 /// Most characters of a node's words that are kept.
 const MAX_REASON: usize = 300;
 
@@ -110,6 +120,8 @@ struct Memory {
     sent: BTreeMap<i64, Instant>,
     /// When a mined transaction was last looked at.
     looked: BTreeMap<i64, Instant>,
+    /// Since when what a transaction follows from is not on the chain.
+    missing: BTreeMap<i64, Instant>,
 }
 
 impl Outbox {
@@ -261,33 +273,41 @@ impl Outbox {
         if unsigned.is_empty() {
             return Ok(());
         }
-        let fees = self.chain.fees().await?;
+        let fees = self.chain.market().await?.fees;
         for planned in unsigned {
-            let signed = self
-                .signer
-                .sign(TxEip1559 {
-                    chain_id: self.chain_id,
-                    nonce: planned.account_nonce,
-                    gas_limit: planned.gas_limit,
-                    max_fee_per_gas: fees.max_fee_per_gas.into(),
-                    max_priority_fee_per_gas: fees.max_priority_fee_per_gas.into(),
-                    to: TxKind::Call(planned.to),
-                    input: planned.calldata,
-                    ..TxEip1559::default()
-                })
-                .await?;
-            let envelope = Envelope {
-                hash: signed.hash,
-                kind: AttemptKind::First,
-                raw: signed.raw,
-                max_fee_per_gas: fees.max_fee_per_gas,
-                max_priority_fee_per_gas: fees.max_priority_fee_per_gas,
-            };
-            let mut tx = self.ledger.begin().await?;
-            tx.add_envelope(&self.lease, planned.id, &envelope).await?;
-            tx.commit().await?;
+            let content = (planned.to, planned.calldata, planned.gas_limit);
+            let slot = (planned.id, planned.account_nonce);
+            self.add_envelope(slot, content, AttemptKind::First, fees).await?;
         }
         Ok(())
+    }
+
+    /// Signs an envelope and commits it.
+    async fn add_envelope(
+        &self,
+        (transaction, account_nonce): (i64, u64),
+        (to, input, gas_limit): (Address, Bytes, u64),
+        kind: AttemptKind,
+        fees: Fees,
+    ) -> Result<Envelope, OutboxError> {
+        let signed = self
+            .signer
+            .sign(TxEip1559 {
+                chain_id: self.chain_id,
+                nonce: account_nonce,
+                gas_limit,
+                max_fee_per_gas: fees.max_fee_per_gas.into(),
+                max_priority_fee_per_gas: fees.max_priority_fee_per_gas.into(),
+                to: TxKind::Call(to),
+                input,
+                ..TxEip1559::default()
+            })
+            .await?;
+        let envelope = Envelope { hash: signed.hash, kind, raw: signed.raw, fees, signed_at: None };
+        let mut tx = self.ledger.begin().await?;
+        tx.add_envelope(&self.lease, transaction, &envelope).await?;
+        tx.commit().await?;
+        Ok(envelope)
     }
 
     /// Sends what is signed, and looks what became of what was sent.
@@ -299,6 +319,7 @@ impl Outbox {
         let known: BTreeSet<_> = outgoing.iter().map(|transaction| transaction.id).collect();
         memory.sent.retain(|id, _| known.contains(id));
         memory.looked.retain(|id, _| known.contains(id));
+        memory.missing.retain(|id, _| known.contains(id));
         if outgoing.is_empty() {
             return Ok(());
         }
@@ -337,7 +358,7 @@ impl Outbox {
         let (standing, effect) = TransactionState::observe(account_nonce, &sighting);
         match effect {
             Effect::Nothing => {}
-            Effect::Rebroadcast => self.broadcast(memory, transaction).await,
+            Effect::Rebroadcast => self.send(memory, transaction).await?,
             Effect::Alarm => tracing::error!(
                 %signer, account_nonce,
                 "ALARM: the account nonce is gone and none of our envelopes took it; the \
@@ -364,18 +385,75 @@ impl Outbox {
         Ok(())
     }
 
-    async fn broadcast(&self, memory: &mut Memory, transaction: &Outgoing) {
+    /// Hands a transaction that is not mined to the nodes again, or replaces its envelope.
+    async fn send(&self, memory: &mut Memory, transaction: &Outgoing) -> Result<(), OutboxError> {
         let recent =
             memory.sent.get(&transaction.id).is_some_and(|sent| sent.elapsed() < REBROADCAST_AFTER);
-        let Some(envelope) = transaction.envelopes.last() else { return };
+        let Some(envelope) = transaction.envelopes.last() else { return Ok(()) };
         if recent {
-            return;
+            return Ok(());
         }
         memory.sent.insert(transaction.id, Instant::now());
+        let unmined = Unmined {
+            kind: envelope.kind,
+            fees: envelope.fees,
+            age: envelope
+                .signed_at
+                .map_or(0, |when| u64::try_from((Utc::now() - when).num_seconds()).unwrap_or(0)),
+            cause: self.cause(memory, transaction),
+            ceiling: MAX_FEE_PER_GAS,
+        };
+        let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
+        let (kind, fees) = match unmined.replace(&self.chain.market().await?) {
+            Replacement::Again => {
+                self.broadcast(account_nonce, envelope).await;
+                return Ok(());
+            }
+            Replacement::Wait => {
+                tracing::info!(%signer, account_nonce, "not sent: its cause is not on the chain");
+                return Ok(());
+            }
+            Replacement::Capped => {
+                tracing::error!(
+                    %signer, account_nonce, max_fee_per_gas = MAX_FEE_PER_GAS,
+                    "ALARM: fees are above what may be paid; the transaction waits"
+                );
+                self.broadcast(account_nonce, envelope).await;
+                return Ok(());
+            }
+            Replacement::Bump(fees) => (AttemptKind::Bump, fees),
+            Replacement::Noop(fees) => (AttemptKind::Noop, fees),
+        };
+        let content = match kind {
+            AttemptKind::Noop => (signer, Bytes::new(), NOOP_GAS),
+            _ => (transaction.to, transaction.calldata.clone(), transaction.gas_limit),
+        };
+        let slot = (transaction.id, account_nonce);
+        let envelope = self.add_envelope(slot, content, kind, fees).await?;
+        tracing::info!(%signer, account_nonce, %kind, hash = %envelope.hash, "replaced");
+        self.broadcast(account_nonce, &envelope).await;
+        Ok(())
+    }
+
+    /// Whether a transaction's work is still wanted.
+    fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
+        if let Some(valid_before) = transaction.valid_before {
+            // Without a head nothing is known.
+            let over = self.heads.latest().is_some_and(|head| head.now() >= valid_before);
+            return if over { Cause::Gone } else { Cause::Stands };
+        }
+        if transaction.has_cause {
+            memory.missing.remove(&transaction.id);
+            return Cause::Stands;
+        }
+        let since = memory.missing.entry(transaction.id).or_insert_with(Instant::now);
+        Cause::Missing { since: since.elapsed().as_secs() }
+    }
+
+    async fn broadcast(&self, account_nonce: u64, envelope: &Envelope) {
         let class = self.chain.send_raw(&envelope.raw).await;
         tracing::info!(
-            signer = %self.signer.address(), account_nonce = transaction.account_nonce,
-            hash = %envelope.hash,
+            signer = %self.signer.address(), account_nonce, hash = %envelope.hash,
             class = class.as_str(), "broadcast"
         );
     }

@@ -58,14 +58,22 @@ struct Draft {
 }
 
 impl Reconciler {
-    /// Books the next blocks up to `buried`. True when there are more.
-    pub(super) async fn book(&self, buried: u64) -> Result<bool, ReconcilerError> {
+    /// Books the next blocks that are buried deep enough. True when there are more.
+    ///
+    /// Depth is counted from where the mirror ends, not from the head: after a pause the mirror's
+    /// last blocks may be of a chain that is gone, until the watcher has read them again.
+    pub(super) async fn book(&self, head: u64) -> Result<bool, ReconcilerError> {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
         let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(first_block);
         let from = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(first_block);
-        let end = buried.saturating_add(1).min(mirrored);
+        // A mirror that ends above the head is of another chain.
+        let is_stale = mirrored > head.saturating_add(1);
+        let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
+        if is_stale {
+            return Ok(false);
+        }
         let next = end.min(from.saturating_add(MAX_BLOCKS));
         let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
         let booked: BTreeSet<_> =
@@ -91,7 +99,7 @@ impl Reconciler {
                 // The driver has not caught up with this log; it is booked in a later round, and
                 // so is everything behind it.
                 tx.commit().await?;
-                if buried.saturating_sub(entry.at().block_number) > LONG {
+                if end.saturating_sub(entry.at().block_number) > LONG {
                     tracing::warn!(
                         tx_hash = %entry.at().tx_hash,
                         "the books wait for the driver to find this record"

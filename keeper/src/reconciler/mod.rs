@@ -114,7 +114,7 @@ impl Reconciler {
             self.confirm(buried).await.map(|()| false),
             self.resolve().await.map(|()| false),
             self.give_up_deliveries().await.map(|()| false),
-            self.book(buried).await,
+            self.book(seen.head.number()).await,
         ];
         let mut again = false;
         for part in parts {

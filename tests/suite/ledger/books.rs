@@ -6,7 +6,7 @@ use super::*;
 async fn history_cannot_be_rewritten() {
     on_both(|db| async move {
         let payer = PrivateKeySigner::random();
-        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
         let lease = lead(&db.ledger, "a").await;
         sign(&db.ledger, &lease, &settlement, 1).await;
         post(
@@ -178,6 +178,39 @@ async fn a_snapshot_does_not_move() {
         writer.await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();
         assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
+/// A refused journal does not spoil what was booked before it in the same transaction.
+#[tokio::test]
+async fn a_refused_journal_is_undone_alone() {
+    on_both(|db| async move {
+        let inflow = |account, amount| {
+            [
+                Posting::debit(account, usdc(amount)),
+                Posting::credit(AccountCode::Suspense, usdc(amount)),
+            ]
+        };
+        let kind = JournalKind::UnattributedInflow;
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.mark().await.unwrap();
+        let good = inflow(AccountCode::Splitter, 100);
+        tx.post(84_532, SPLITTER, kind, None, &log(1, 0), &good).await.unwrap();
+        tx.keep().await.unwrap();
+        tx.mark().await.unwrap();
+        let overdrawn = inflow(AccountCode::Clearing(CAPABILITY), 1);
+        let error =
+            tx.post(84_532, SPLITTER, kind, None, &log(1, 1), &overdrawn).await.unwrap_err();
+        assert!(error.is_refusal() && !error.is_conflict(), "{error}");
+        tx.undo().await.unwrap();
+        let good = inflow(AccountCode::Splitter, 7);
+        tx.post(84_532, SPLITTER, kind, None, &log(1, 2), &good).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
+        assert_eq!(accounts.len(), 2, "the refused one's account is undone too: {accounts:?}");
+        assert_eq!((accounts[0].debits, accounts[0].credits, accounts[0].balance), (107, 0, 107));
     })
     .await;
 }

@@ -16,7 +16,9 @@ use keeper::{
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
         SettlementQuery, SignerRole, SplitterRecord, Stream,
     },
-    lifecycle::{AttemptKind, Delivery, Failure, Standing, Status, StatusEvent, TransactionState},
+    lifecycle::{
+        AttemptKind, Delivery, Failure, Fees, Standing, Status, StatusEvent, TransactionState,
+    },
     splitter::SplitTerms,
     x402::{MicroUsdc, Network},
 };
@@ -98,6 +100,16 @@ pub(super) async fn reserved(ledger: &Ledger, new: &NewSettlement) -> Settlement
     }
 }
 
+/// A payment that was seen on the chain.
+pub(super) async fn paid(ledger: &Ledger, new: &NewSettlement, block: u64) -> Settlement {
+    let settlement = reserved(ledger, new).await;
+    let settlement = step(ledger, &settlement, StatusEvent::Settle).await;
+    let mut tx = ledger.begin().await.unwrap();
+    tx.pull_seen(&settlement, &log(block, 1)).await.unwrap();
+    tx.commit().await.unwrap();
+    settlement
+}
+
 pub(super) async fn step(ledger: &Ledger, known: &Settlement, event: StatusEvent) -> Settlement {
     let mut tx = ledger.begin().await.unwrap();
     tx.step_status(known, event, &json!({})).await.unwrap();
@@ -149,8 +161,8 @@ pub(super) fn envelope(byte: u8) -> Envelope {
         hash: B256::repeat_byte(byte),
         kind: AttemptKind::First,
         raw: Bytes::from(vec![byte; 8]),
-        max_fee_per_gas: 10,
-        max_priority_fee_per_gas: 1,
+        fees: Fees { max_fee_per_gas: 10, max_priority_fee_per_gas: 1 },
+        signed_at: None,
     }
 }
 
@@ -163,39 +175,6 @@ pub(super) async fn sign(ledger: &Ledger, lease: &Lease, settlement: &Settlement
     let unsigned = tx.unsigned(84_532, SIGNER).await.unwrap();
     tx.add_envelope(lease, unsigned[0].id, &envelope(byte)).await.unwrap();
     tx.commit().await.unwrap();
-}
-
-/// A refused journal does not spoil what was booked before it in the same transaction.
-#[tokio::test]
-pub(super) async fn a_refused_journal_is_undone_alone() {
-    on_both(|db| async move {
-        let inflow = |account, amount| {
-            [
-                Posting::debit(account, usdc(amount)),
-                Posting::credit(AccountCode::Suspense, usdc(amount)),
-            ]
-        };
-        let kind = JournalKind::UnattributedInflow;
-        let mut tx = db.ledger.begin().await.unwrap();
-        tx.mark().await.unwrap();
-        let good = inflow(AccountCode::Splitter, 100);
-        tx.post(84_532, SPLITTER, kind, None, &log(1, 0), &good).await.unwrap();
-        tx.keep().await.unwrap();
-        tx.mark().await.unwrap();
-        let overdrawn = inflow(AccountCode::Clearing(CAPABILITY), 1);
-        let error =
-            tx.post(84_532, SPLITTER, kind, None, &log(1, 1), &overdrawn).await.unwrap_err();
-        assert!(error.is_refusal() && !error.is_conflict(), "{error}");
-        tx.undo().await.unwrap();
-        let good = inflow(AccountCode::Splitter, 7);
-        tx.post(84_532, SPLITTER, kind, None, &log(1, 2), &good).await.unwrap();
-        tx.commit().await.unwrap();
-        let mut tx = db.ledger.read().await.unwrap();
-        let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
-        assert_eq!(accounts.len(), 2, "the refused one's account is undone too: {accounts:?}");
-        assert_eq!((accounts[0].debits, accounts[0].credits, accounts[0].balance), (107, 0, 107));
-    })
-    .await;
 }
 
 pub(super) async fn post(

@@ -22,7 +22,7 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
         for n in 0..5u8 {
             let payer = PrivateKeySigner::random();
             let new = payment(&draft(&payer), "request-1", 1);
-            let settlement = reserved(&db.ledger, &new).await;
+            let settlement = paid(&db.ledger, &new, u64::from(n) + 1).await;
             add_record(&db.ledger, &settlement).await.unwrap();
             let mut tx = db.ledger.begin().await.unwrap();
             let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
@@ -51,7 +51,7 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
 async fn a_stale_leader_cannot_write() {
     on_both(|db| async move {
         let payer = PrivateKeySigner::random();
-        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
         let old = lead(&db.ledger, "a").await;
         add_record(&db.ledger, &settlement).await.unwrap();
 
@@ -84,7 +84,7 @@ async fn a_stale_leader_cannot_write() {
 async fn a_final_transaction_stays_as_it_is() {
     on_both(|db| async move {
         let payer = PrivateKeySigner::random();
-        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
         let lease = lead(&db.ledger, "a").await;
         sign(&db.ledger, &lease, &settlement, 1).await;
         let mut tx = db.ledger.begin().await.unwrap();
@@ -110,7 +110,7 @@ async fn work_that_is_put_off_makes_room() {
         for n in 0..3 {
             let payer = PrivateKeySigner::random();
             let new = payment(&draft(&payer), &format!("request-{n}"), 1);
-            let settlement = reserved(&db.ledger, &new).await;
+            let settlement = paid(&db.ledger, &new, n + 1).await;
             add_record(&db.ledger, &settlement).await.unwrap();
             settlements.push(settlement);
         }
@@ -130,6 +130,27 @@ async fn work_that_is_put_off_makes_room() {
         let again = due().await;
         assert_eq!((again[0].id, again[0].deferrals), (all[2], 0), "the other one was first");
         assert_eq!((again[1].id, again[1].deferrals), (all[0], 1));
+    })
+    .await;
+}
+
+/// A record is due only while its pull is on the chain.
+#[tokio::test]
+async fn a_record_waits_for_its_pull() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+        let due = || async {
+            let mut tx = db.ledger.read().await.unwrap();
+            tx.due_intents(84_532, SIGNER, 10).await.unwrap().len()
+        };
+        assert_eq!(due().await, 1);
+        let mut tx = db.ledger.begin().await.unwrap();
+        let known = tx.settlement(settlement.id).await.unwrap().unwrap();
+        tx.step_status(&known, StatusEvent::PullLost, &json!({})).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(due().await, 0, "a reorg took its pull");
     })
     .await;
 }
