@@ -91,6 +91,15 @@ contract RecordSettlementTest is SplitterBase {
         record(CAPABILITY, 1);
     }
 
+    function test_RevertWhen_OneUnitTooMany() public {
+        pull(200_000);
+        vm.expectRevert(
+            abi.encodeWithSelector(IJecpSplitter.InsufficientUnaccounted.selector, 200_000, 200_001)
+        );
+        record(CAPABILITY, 200_001);
+        record(CAPABILITY, 200_000);
+    }
+
     /// @dev Whatever happened before, exactly the surplus can be recorded, not a unit more.
     function testFuzz_RecordsUpToTheSurplus(uint256 owed, uint256 surplus, uint256 amount) public {
         owed = bound(owed, 0, CAP);
