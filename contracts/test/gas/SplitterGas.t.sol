@@ -30,14 +30,7 @@ contract SplitterGas is SplitterBase {
     /// forge-config: default.isolate = true
     function test_Register() public {
         splitter.register(
-            keccak256("demo:new"),
-            provider.addr,
-            8500,
-            1000,
-            500,
-            "n2",
-            block.timestamp,
-            signature
+            keccak256("demo:new"), provider.addr, 8500, 1000, 500, "n2", block.timestamp, signature
         );
         vm.snapshotGasLastCall(GROUP, "register");
     }
