@@ -38,7 +38,7 @@ contract RotateRelayer is SplitterScript {
         ISplitter splitter = rotation.splitter;
         address admin = splitter.RELAYER_ADMIN();
         if (msg.sender == admin) {
-            vm.broadcast();
+            vm.broadcast(admin);
             splitter.setRelayer(rotation.newRelayer);
             require(
                 splitter.relayer() == rotation.newRelayer, "RotateRelayer: the relayer is another"
