@@ -9,13 +9,14 @@
 // deployed address is refused. All of this works without a network. Last it prints the command that
 // submits the source; --submit runs it (ETHERSCAN_API_KEY is read by forge).
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { concat, getCreate2Address, keccak256 } from "viem";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const FORGE = join(ROOT, "node_modules/.bin/forge");
+const SOLC = join(ROOT, "tools/solc");
 const CREATE2_FACTORY = "0x4e59b44847b379578588920cA78FbF26c0B4956C";
 
 function refuse(what) {
@@ -38,23 +39,30 @@ function parse(args) {
   return { chainId, name, submit };
 }
 
-/** The input that forge would send, for the sources as they are here. */
-function standardInput(address, contract) {
-  const output = execFileSync(
+/**
+ * What the compiler is given for one contract, for the sources as they are here. `forge
+ * verify-contract --show-standard-json-input` would ask the network for a list of compilers first.
+ */
+function standardInput(source) {
+  const scratch = join(ROOT, "target/verify");
+  rmSync(scratch, { recursive: true, force: true });
+  execFileSync(
     FORGE,
-    ["verify-contract", "--root", ROOT, "--show-standard-json-input", address, contract],
-    { maxBuffer: 1 << 28, encoding: "utf8" },
+    ["build", source, "--build-info", "--out", scratch, "--cache-path", join(scratch, "cache")],
+    { cwd: ROOT, stdio: "pipe" },
   );
-  return output.slice(output.indexOf("{"));
+  const [file] = readdirSync(join(scratch, "build-info"));
+  const { input } = JSON.parse(readFileSync(join(scratch, "build-info", file), "utf8"));
+  const { language, sources, settings } = input;
+  settings.outputSelection = { "*": { "*": ["abi", "evm.bytecode", "evm.deployedBytecode"] } };
+  return { language, sources, settings };
 }
 
 /** The creation code that the compiler makes of a standard-JSON input. */
 function compile(input, source, name) {
-  const asked = JSON.parse(input);
-  asked.settings.outputSelection = { "*": { "*": ["evm.bytecode.object"] } };
   const output = JSON.parse(
-    execFileSync(join(ROOT, "tools/solc"), ["--standard-json"], {
-      input: JSON.stringify(asked),
+    execFileSync(SOLC, ["--standard-json"], {
+      input: JSON.stringify(input),
       maxBuffer: 1 << 28,
       encoding: "utf8",
     }),
@@ -73,7 +81,7 @@ if (!entry) refuse(`${book}: ${name} is missing; deploy it first`);
 
 const source = `contracts/src/${name}.sol`;
 const contract = `${source}:${name}`;
-const input = standardInput(entry.address, contract);
+const input = standardInput(source);
 const creationCode = compile(input, source, name);
 const address = getCreate2Address({
   from: CREATE2_FACTORY,
@@ -85,16 +93,20 @@ if (address.toLowerCase() !== entry.address.toLowerCase()) {
 }
 
 const saved = join(folder, `${chainId}-${name}.standard-input.json`);
-writeFileSync(saved, `${JSON.stringify(JSON.parse(input), null, 2)}\n`);
+writeFileSync(saved, `${JSON.stringify(input, null, 2)}\n`);
 console.log(`saved ${saved}`);
 console.log(`its bytecode leads to ${entry.address}, as deployed`);
 
+const version = execFileSync(SOLC, ["--version"], { encoding: "utf8" });
+const [, compiler] = version.match(/Version: (\S+\+commit\.[0-9a-f]+)/);
 const command = (verifier) => [
   "verify-contract",
   "--chain",
   chainId,
   "--verifier",
   verifier,
+  "--compiler-version",
+  compiler,
   "--constructor-args",
   entry.constructorArguments,
   "--watch",
@@ -109,3 +121,4 @@ for (const verifier of ["etherscan", "sourcify"]) {
   console.log(`\n# ${verifier === "etherscan" ? "Basescan, with ETHERSCAN_API_KEY" : "Sourcify"}`);
   console.log(["node_modules/.bin/forge", ...command(verifier)].join(" "));
 }
+console.log("\n# or by hand: upload the saved input as Solidity (Standard-Json-Input)");
