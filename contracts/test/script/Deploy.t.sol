@@ -192,7 +192,12 @@ contract DeployTest is ScriptBase {
         assertEq(vm.parseJsonAddress(book, ".JecpSplitterV2.address"), address(splitter));
         assertTrue(vm.keyExistsJson(book, ".JecpSplitter.address"));
         set(config, "minHubBps", "9500");
-        refuses("minHubBps and minReserveBps leave nothing to the provider");
+        vm.expectRevert(
+            bytes(
+                string.concat(config, ": minHubBps and minReserveBps leave nothing to the provider")
+            )
+        );
+        script.deploy(config, folder);
     }
 
     // ------------------------------------------------------------ helpers
