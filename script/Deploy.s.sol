@@ -255,12 +255,6 @@ contract Deploy is SplitterScript {
         } catch {}
     }
 
-    /// @dev An account with a key: no code, or an EIP-7702 delegation.
-    function _isKey(address account) internal view returns (bool) {
-        bytes memory code = account.code;
-        return code.length == 0 || (code.length == 23 && bytes3(code) == 0xef0100);
-    }
-
     // ------------------------------------------------------------ what and where
 
     function _plan(Config memory config) internal view returns (Plan memory plan) {

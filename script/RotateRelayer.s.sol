@@ -89,12 +89,7 @@ contract RotateRelayer is SplitterScript {
         _refuseUnless(path, next != s.RELAYER_ADMIN(), "newRelayer is the relayer admin");
         _refuseUnless(path, next != s.HUB_TREASURY(), "newRelayer is the hub treasury");
         _refuseUnless(path, next != s.NETWORK_RESERVE(), "newRelayer is the network reserve");
-        bytes memory code = next.code;
-        _refuseUnless(
-            path,
-            code.length == 0 || (code.length == 23 && bytes3(code) == 0xef0100),
-            "newRelayer has code; it must be a key"
-        );
+        _refuseUnless(path, _isKey(next), "newRelayer has code; it must be a key");
     }
 
     /// @dev The format that the Transaction Builder imports; it shows the method and its argument.

@@ -232,6 +232,14 @@ abstract contract SplitterScript is Script {
         return ecrecover(_digest(r), uint8(signature[64]), first, second);
     }
 
+    /// @dev An account with a key: no code, or an EIP-7702 delegation.
+    function _isKey(address account) internal view returns (bool) {
+        bytes memory code = account.code;
+        // The first three bytes are what is meant.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return code.length == 0 || (code.length == 23 && bytes3(code) == 0xef0100);
+    }
+
     function _equal(string memory a, string memory b) internal pure returns (bool) {
         return keccak256(bytes(a)) == keccak256(bytes(b));
     }

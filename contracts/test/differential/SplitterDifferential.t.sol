@@ -13,7 +13,7 @@ contract SplitterDifferentialTest is SplitterBase {
     bytes32[] internal ids;
     address[] internal providers;
     Vm.Wallet[3] internal wallets;
-    bytes32[3] internal nonces = [bytes32("a"), "b", "c"];
+    bytes32[3] internal nonces = [keccak256("a"), keccak256("b"), keccak256("c")];
     address[] internal accounts;
     uint256 internal extraNonce;
     uint256 internal extraMoney;
@@ -65,7 +65,7 @@ contract SplitterDifferentialTest is SplitterBase {
     function doRegister(bytes32 id, uint256 w) internal {
         Vm.Wallet memory who = wallets[w % 3];
         Vm.Wallet memory signer = (w >> 8) % 8 == 0 ? wallets[(w + 1) % 3] : who;
-        uint16[3] memory bps = boundBps(uint16(w >> 16), uint16(w >> 32));
+        uint16[3] memory bps = boundBps(w >> 16 & 0xffff, w >> 32 & 0xffff);
         if ((w >> 48) % 8 == 0) bps[2] += 1;
         bytes32 nonce = (w >> 56) % 4 == 0 ? nonces[(w >> 64) % 3] : bytes32(++extraNonce);
         uint256 deadline = (w >> 72) % 8 == 0 ? block.timestamp - 1 : block.timestamp;
@@ -112,7 +112,7 @@ contract SplitterDifferentialTest is SplitterBase {
 
     function doSplit(bytes32 id, uint256 w) internal {
         compare(
-            abi.encodeCall(IJecpSplitter.splitFor, (id, address(uint160(w)))),
+            abi.encodeCall(IJecpSplitter.splitFor, (id, asAddress(w))),
             accounts[w % 6],
             model.split(id)
         );
@@ -148,10 +148,15 @@ contract SplitterDifferentialTest is SplitterBase {
 
     function doSetRelayer(uint256 w) internal {
         address caller = w % 4 == 0 ? relayer : relayerAdmin;
-        address next = w % 3 == 0 ? settler : (w % 5 == 0 ? address(0) : address(uint160(w)));
+        address next = w % 3 == 0 ? settler : (w % 5 == 0 ? address(0) : asAddress(w));
         compare(
             abi.encodeCall(IJecpSplitter.setRelayer, (next)), caller, model.setRelayer(caller, next)
         );
+    }
+
+    function asAddress(uint256 word) internal pure returns (address) {
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return address(uint160(word));
     }
 
     function compare(bytes memory call, address caller, bytes memory expected) internal {

@@ -334,7 +334,7 @@ contract HazardsTest is SplitterBase {
                 PRICE,
                 0,
                 block.timestamp + 60,
-                bytes32("auth"),
+                keccak256("auth"),
                 ""
             )
         );

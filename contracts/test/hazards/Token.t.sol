@@ -31,7 +31,16 @@ contract TokenHazardsTest is SplitterBase {
             abi.encodeCall(IJecpSplitter.recordSettlement, (CAPABILITY, 1)),
             abi.encodeCall(
                 IJecpSplitter.register,
-                (bytes32("id"), provider.addr, 8500, 1000, 500, bytes32("n2"), block.timestamp, "")
+                (
+                    keccak256("id"),
+                    provider.addr,
+                    8500,
+                    1000,
+                    500,
+                    keccak256("n2"),
+                    block.timestamp,
+                    ""
+                )
             )
         ];
         uint256 start = vm.snapshotState();

@@ -153,6 +153,7 @@ contract RecordSettlementTest is SplitterBase {
     function test_GivenShortTail_EventNamesNobody() public {
         expectPayerOf(hex"ff", address(0));
         expectPayerOf(abi.encodePacked(payer), address(0));
+        // forge-lint: disable-next-line(unsafe-typecast)
         expectPayerOf(abi.encodePacked(payer, bytes31(NONCE)), address(0));
     }
 
@@ -171,6 +172,8 @@ contract RecordSettlementTest is SplitterBase {
 
     function testFuzz_TailNeverChangesWhatIsRecorded(bytes memory tail) public {
         address named;
+        // The first 20 bytes are what is meant.
+        // forge-lint: disable-next-line(unsafe-typecast)
         if (tail.length == 52) named = address(bytes20(bytes32(tail)));
         expectPayerOf(tail, named);
         assertEq(splitter.accountedBalance(CAPABILITY), 1);

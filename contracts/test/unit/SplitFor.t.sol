@@ -60,6 +60,21 @@ contract SplitForTest is SplitterBase {
         assertUntouched(200_000);
     }
 
+    /// @dev With nothing for hub and reserve, no transfer is left that a pause could make revert.
+    function test_GivenTokenPausedAndAllSharesToTheProvider_Escrows() public {
+        bytes32 id = keccak256("demo:whole");
+        registerWith(id, [uint16(10_000), 0, 0], "n2");
+        pull(7);
+        record(id, 7);
+        usdc.pause();
+        splitter.splitFor(id, payer);
+        assertEq(splitter.providerEscrow(provider.addr), 7);
+        usdc.unpause();
+        vm.prank(provider.addr);
+        splitter.withdraw();
+        assertEq(usdc.balanceOf(provider.addr), 7);
+    }
+
     function test_GivenProviderCannotBePaid_EscrowsHisShareAndPaysTheOthers() public {
         recorded(200_000);
         usdc.blacklist(provider.addr);

@@ -99,10 +99,14 @@ abstract contract SplitterBase is Test {
     }
 
     /// @dev Any three shares that sum to 10000.
-    function boundBps(uint16 providerBps, uint16 hubBps) internal pure returns (uint16[3] memory) {
-        providerBps = uint16(bound(providerBps, 0, 10_000));
-        hubBps = uint16(bound(hubBps, 0, 10_000 - providerBps));
-        return [providerBps, hubBps, 10_000 - providerBps - hubBps];
+    function boundBps(uint256 providerBps, uint256 hubBps)
+        internal
+        pure
+        returns (uint16[3] memory)
+    {
+        uint16 p = uint16(bound(providerBps, 0, 10_000));
+        uint16 h = uint16(bound(hubBps, 0, 10_000 - p));
+        return [p, h, 10_000 - p - h];
     }
 
     /// @dev The other signature that recovers to the same address.

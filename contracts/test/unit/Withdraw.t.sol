@@ -62,7 +62,7 @@ contract WithdrawTest is SplitterBase {
 
     function testFuzz_EscrowedIsWithdrawn(uint256 amount, uint16 providerBps) public {
         amount = bound(amount, 10_000, CAP);
-        uint16[3] memory bps = boundBps(uint16(bound(providerBps, 1, 10_000)), 0);
+        uint16[3] memory bps = boundBps(bound(providerBps, 1, 10_000), 0);
         bytes32 id = keccak256("demo:fuzz");
         registerWith(id, bps, "fuzz");
         pull(amount);
