@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {console} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
+import {VmSafe} from "forge-std/Vm.sol";
 import {JecpSplitter} from "../contracts/src/JecpSplitter.sol";
 import {ISafe, ISplitter, IUsdc} from "./base/ISplitter.sol";
 import {SplitterScript} from "./base/SplitterScript.sol";
@@ -67,8 +68,9 @@ contract Deploy is SplitterScript {
         _checkConfig(config);
         Plan memory plan = _plan(config);
         splitter = ISplitter(plan.predicted);
+        bool isThere = plan.predicted.code.length != 0;
 
-        if (plan.predicted.code.length != 0) {
+        if (isThere) {
             console.log(plan.name, "is already at", plan.predicted);
         } else {
             _refuseUnless(
@@ -87,7 +89,11 @@ contract Deploy is SplitterScript {
         }
 
         _checkDeployment(config, plan, splitter);
-        _writeAddressBook(config, plan, directory);
+        if (!isThere && vm.isContext(VmSafe.ForgeContext.ScriptDryRun)) {
+            console.log("dry run: nothing was sent, and no address book written");
+        } else {
+            _writeAddressBook(config, plan, directory);
+        }
     }
 
     // ------------------------------------------------------------ before

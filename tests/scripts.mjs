@@ -71,11 +71,12 @@ function startAnvil() {
 }
 
 /** Runs a forge script with broadcast. */
-function script(name, { signature, signer, environment = {} }) {
+function script(name, { signature, signer, environment = {}, broadcast = true }) {
   const run = spawnSync(
     FORGE,
     [
-      ...["script", `script/${name}.s.sol`, "--rpc-url", url, "--broadcast", "--slow"],
+      ...["script", `script/${name}.s.sol`, "--rpc-url", url, "--slow"],
+      ...(broadcast ? ["--broadcast"] : []),
       ...(signature ? ["--sig", signature] : []),
       ...signer,
     ],
@@ -168,7 +169,9 @@ async function main() {
   const config = read(join(ROOT, "script/config/31337.json"));
   const deadline = Number((await chain.getBlock()).timestamp) + 86_400;
 
-  step("deploy: an unlocked account, and again without a transaction");
+  step("deploy: a dry run writes nothing; an unlocked account; and again without a transaction");
+  succeeds("Deploy", { signer: unlocked(deployer), broadcast: false });
+  assert.ok(!existsSync(join(FOLDER, "31337.json")));
   const deployed = succeeds("Deploy", { signer: unlocked(deployer) });
   assert.ok(deployed.includes("JecpSplitter deployed to"));
   const book = readFileSync(join(FOLDER, "31337.json"), "utf8");
