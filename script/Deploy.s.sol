@@ -399,6 +399,7 @@ contract Deploy is SplitterScript {
         }
         string memory contractJson = vm.serializeUint(entry, "perTxCap", config.perTxCap);
 
+        vm.createDir(directory, true);
         string memory path = string.concat(directory, "/", vm.toString(config.chainId), ".json");
         string memory book = "book";
         // Entries of other versions stay.

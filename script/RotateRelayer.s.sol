@@ -53,6 +53,7 @@ contract RotateRelayer is SplitterScript {
         require(splitter.relayer() == rotation.newRelayer, "RotateRelayer: the call does nothing");
         vm.revertToState(before);
 
+        vm.createDir(directory, true);
         string memory file =
             string.concat(directory, "/", vm.toString(block.chainid), "-rotate-relayer.json");
         vm.writeJson(_safeTransaction(rotation, admin), file);

@@ -28,6 +28,12 @@ contract DeployTest is ScriptBase {
         assertEq(vm.parseJsonBytes32(book, ".JecpSplitter.codeHash"), address(splitter).codehash);
     }
 
+    function test_MakesTheFolderOfTheAddressBook() public {
+        begin("folder");
+        script.deploy(config, file("not/there"));
+        assertTrue(vm.exists(file("not/there/84532.json")));
+    }
+
     function test_SecondRunChangesNothing() public {
         begin("twice");
         ISplitter first = script.deploy(config, folder);
