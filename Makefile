@@ -40,7 +40,7 @@ fmt: $(TOOLS)
 snapshots: $(TOOLS)
 	FORGE_SNAPSHOT_CHECK=false FORGE_SNAPSHOT_EMIT=true $(FORGE) test
 
-# The contracts, deeper than every day; about twenty minutes on two cores. Python 3.10 or later must
+# The contracts, deeper than every day; ten to thirty minutes on two cores. Python 3.10 or later must
 # be there.
 audit: audit-slither audit-coverage audit-halmos audit-scripts audit-deep
 
