@@ -1,33 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {Script, console} from "forge-std/Script.sol";
+import {console} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
+import {VmSafe} from "forge-std/Vm.sol";
 import {JecpSplitter} from "../contracts/src/JecpSplitter.sol";
-
-/// @dev What the script reads of USDC before it trusts the address in the configuration.
-interface IUsdc {
-    function decimals() external view returns (uint8);
-    function paused() external view returns (bool);
-    function DOMAIN_SEPARATOR() external view returns (bytes32);
-    function isBlacklisted(address account) external view returns (bool);
-}
+import {ISafe, ISplitter, IUsdc} from "./base/ISplitter.sol";
+import {SplitterScript} from "./base/SplitterScript.sol";
 
 /// @title Deploy
-/// @notice Deploys JecpSplitter by CREATE2 and writes the address book
-/// `deployments/<chainId>.json`. A second run with the same configuration finds the code in place
-/// and changes nothing.
+/// @notice Deploys a Splitter by CREATE2 and writes the address book `deployments/<chainId>.json`.
+/// A second run with the same configuration finds the code in place and changes nothing.
 ///
 /// Reads `script/config/<chainId>.json`; `DEPLOY_CONFIG` and `DEPLOYMENTS_DIR` name other places.
+/// The key `version` chooses the contract: "1.1.1" (or no such key) is JecpSplitter, "2" is
+/// JecpSplitterV2, which also needs `minHubBps` and `minReserveBps`. Each has its own entry in the
+/// address book; a run leaves the other entries alone.
+///
 /// Everything that can be wrong is checked before the first broadcast, everything that was
 /// deployed is read back after it.
-contract Deploy is Script {
+contract Deploy is SplitterScript {
     using stdJson for string;
 
-    bytes32 internal constant SALT = keccak256("JecpSplitter 1.1.1");
+    uint256 internal constant BASE = 8453;
+    uint256 internal constant BASE_SEPOLIA = 84_532;
+    uint256 internal constant ANVIL = 31_337;
 
     struct Config {
         string path;
+        string version;
         uint256 chainId;
         address usdc;
         bytes32 usdcDomainSeparator;
@@ -37,53 +38,87 @@ contract Deploy is Script {
         address relayerAdmin;
         address authorizedSettler;
         uint256 perTxCap;
+        uint256 minHubBps;
+        uint256 minReserveBps;
         bool allowEoaRoles;
+        address[] facilitators;
     }
 
-    function run() external returns (JecpSplitter splitter) {
-        Config memory config = _readConfig();
-        _checkConfig(config);
+    /// @dev What is to lie on chain: init code (creation code and constructor arguments) and where.
+    struct Plan {
+        string name;
+        bytes32 salt;
+        bytes arguments;
+        bytes initCode;
+        address predicted;
+    }
 
-        bytes memory arguments = abi.encode(
-            config.usdc,
-            config.hubTreasury,
-            config.networkReserve,
-            config.relayer,
-            config.relayerAdmin,
-            config.authorizedSettler,
-            config.perTxCap
+    function run() external returns (ISplitter) {
+        string memory config = string.concat("script/config/", vm.toString(block.chainid), ".json");
+        return deploy(
+            vm.envOr("DEPLOY_CONFIG", config), vm.envOr("DEPLOYMENTS_DIR", string("deployments"))
         );
-        bytes32 initCodeHash =
-            keccak256(abi.encodePacked(type(JecpSplitter).creationCode, arguments));
-        address predicted = vm.computeCreate2Address(SALT, initCodeHash, CREATE2_FACTORY);
+    }
 
-        if (predicted.code.length != 0) {
-            console.log("JecpSplitter is already at", predicted);
-            splitter = JecpSplitter(predicted);
+    function deploy(string memory path, string memory directory)
+        public
+        returns (ISplitter splitter)
+    {
+        Config memory config = _readConfig(path);
+        _checkConfig(config);
+        Plan memory plan = _plan(config);
+        splitter = ISplitter(plan.predicted);
+        bool isThere = plan.predicted.code.length != 0;
+
+        if (isThere) {
+            console.log(plan.name, "is already at", plan.predicted);
         } else {
-            vm.broadcast();
-            splitter = new JecpSplitter{salt: SALT}(
-                config.usdc,
-                config.hubTreasury,
-                config.networkReserve,
-                config.relayer,
-                config.relayerAdmin,
-                config.authorizedSettler,
-                config.perTxCap
+            _refuseUnless(
+                path, CREATE2_FACTORY.code.length != 0, "chainId has no CREATE2 factory at 0x4e59"
             );
-            require(address(splitter) == predicted, "Deploy: deployed to an unexpected address");
-            console.log("JecpSplitter deployed to", predicted);
+            _refuseUnless(
+                path,
+                !IUsdc(config.usdc).isBlacklisted(plan.predicted),
+                "usdc has blacklisted the address of the Splitter; change a constructor argument"
+            );
+            vm.broadcast();
+            (bool success,) = CREATE2_FACTORY.call(abi.encodePacked(plan.salt, plan.initCode));
+            require(success, "Deploy: the constructor reverted");
+            require(plan.predicted.code.length != 0, "Deploy: nothing at the predicted address");
+            console.log(plan.name, "deployed to", plan.predicted);
         }
 
-        _checkDeployment(config, splitter);
-        _writeAddressBook(config, splitter, arguments);
+        _checkDeployment(config, plan, splitter);
+        if (!isThere && vm.isContext(VmSafe.ForgeContext.ScriptDryRun)) {
+            console.log("dry run: nothing was sent, and no address book written");
+        } else {
+            _writeAddressBook(config, plan, directory);
+        }
     }
 
-    function _readConfig() internal view returns (Config memory config) {
-        string memory fallbackPath =
-            string.concat("script/config/", vm.toString(block.chainid), ".json");
-        config.path = vm.envOr("DEPLOY_CONFIG", fallbackPath);
-        string memory json = vm.readFile(config.path);
+    // ------------------------------------------------------------ before
+
+    function _readConfig(string memory path) internal view returns (Config memory config) {
+        string memory json = vm.readFile(path);
+        config.path = path;
+        string[] memory keys = new string[](10);
+        keys[0] = "chainId";
+        keys[1] = "usdc";
+        keys[2] = "usdcDomainSeparator";
+        keys[3] = "hubTreasury";
+        keys[4] = "networkReserve";
+        keys[5] = "relayer";
+        keys[6] = "relayerAdmin";
+        keys[7] = "authorizedSettler";
+        keys[8] = "perTxCap";
+        keys[9] = "allowEoaRoles";
+        _requireKeys(path, json, keys);
+
+        config.version = json.readStringOr(".version", V1);
+        bool isV2 = _equal(config.version, V2);
+        _refuseUnless(
+            path, isV2 || _equal(config.version, V1), "version is neither \"1.1.1\" nor \"2\""
+        );
         config.chainId = json.readUint(".chainId");
         config.usdc = json.readAddress(".usdc");
         config.usdcDomainSeparator = json.readBytes32(".usdcDomainSeparator");
@@ -94,28 +129,48 @@ contract Deploy is Script {
         config.authorizedSettler = json.readAddress(".authorizedSettler");
         config.perTxCap = json.readUint(".perTxCap");
         config.allowEoaRoles = json.readBool(".allowEoaRoles");
+        if (vm.keyExistsJson(json, ".facilitators")) {
+            config.facilitators = json.readAddressArray(".facilitators");
+        }
+        if (isV2) {
+            string[] memory more = new string[](2);
+            more[0] = "minHubBps";
+            more[1] = "minReserveBps";
+            _requireKeys(path, json, more);
+            config.minHubBps = json.readUint(".minHubBps");
+            config.minReserveBps = json.readUint(".minReserveBps");
+        }
     }
 
     function _checkConfig(Config memory config) internal view {
-        _require(
-            config, config.chainId == block.chainid, "chainId is not the chain behind --rpc-url"
-        );
-        _require(config, config.usdc.code.length != 0, "usdc has no code");
-        _require(config, IUsdc(config.usdc).decimals() == 6, "usdc does not have 6 decimals");
+        string memory path = config.path;
+        _requireChain(path, config.chainId);
+        _refuseUnless(path, config.usdc.code.length != 0, "usdc has no code");
+        _refuseUnless(path, IUsdc(config.usdc).decimals() == 6, "usdc does not have 6 decimals");
         // Wrong token and wrong name look alike to a human; not to the separator.
-        _require(
-            config,
+        _refuseUnless(
+            path,
             IUsdc(config.usdc).DOMAIN_SEPARATOR() == config.usdcDomainSeparator,
             "usdcDomainSeparator is not the token's DOMAIN_SEPARATOR()"
         );
-        _require(config, !IUsdc(config.usdc).paused(), "usdc is paused");
-        _require(config, config.perTxCap != 0, "perTxCap is zero");
-
-        _require(
-            config,
-            !(config.allowEoaRoles && config.chainId == 8453),
+        _refuseUnless(path, !IUsdc(config.usdc).paused(), "usdc is paused");
+        _refuseUnless(path, config.perTxCap != 0, "perTxCap is zero");
+        _refuseUnless(
+            path,
+            config.minHubBps < 10_000 && config.minReserveBps < 10_000
+                && config.minHubBps + config.minReserveBps < 10_000,
+            "minHubBps and minReserveBps leave nothing to the provider"
+        );
+        _refuseUnless(
+            path,
+            !config.allowEoaRoles || config.chainId == BASE_SEPOLIA || config.chainId == ANVIL,
             "allowEoaRoles is for testnets; Base needs Safes"
         );
+        _checkRoles(config);
+    }
+
+    function _checkRoles(Config memory config) internal view {
+        string memory path = config.path;
         string[5] memory names =
             ["hubTreasury", "networkReserve", "relayerAdmin", "relayer", "authorizedSettler"];
         address[5] memory roles = [
@@ -126,29 +181,135 @@ contract Deploy is Script {
             config.authorizedSettler
         ];
         for (uint256 i = 0; i < roles.length; i++) {
-            _require(config, roles[i] != address(0), string.concat(names[i], " is not set"));
-            _require(
-                config,
+            _refuseUnless(path, roles[i] != address(0), string.concat(names[i], " is not set"));
+            _refuseUnless(
+                path, roles[i] != config.usdc, string.concat(names[i], " is the token itself")
+            );
+            _refuseUnless(
+                path,
                 !IUsdc(config.usdc).isBlacklisted(roles[i]),
                 string.concat(names[i], " is blacklisted by usdc")
             );
-            // The first three hold money or power and are Safes; the last two are KMS keys.
-            if (i < 3 && !config.allowEoaRoles) {
-                _require(
-                    config, roles[i].code.length != 0, string.concat(names[i], " is not a Safe")
-                );
-            }
             for (uint256 j = 0; j < i; j++) {
-                _require(
-                    config,
+                _refuseUnless(
+                    path,
                     roles[i] != roles[j],
                     string.concat(names[i], " is the same address as ", names[j])
                 );
             }
+            // The first three hold money or power and are Safes; the last two are KMS keys.
+            if (i < 3) {
+                if (!config.allowEoaRoles) _checkSafe(path, names, roles, i);
+            } else {
+                _refuseUnless(
+                    path, _isKey(roles[i]), string.concat(names[i], " has code; it must be a key")
+                );
+            }
+        }
+        for (uint256 i = 0; i < config.facilitators.length; i++) {
+            _refuseUnless(
+                path,
+                config.authorizedSettler != config.facilitators[i],
+                "authorizedSettler is one of facilitators"
+            );
         }
     }
 
-    function _checkDeployment(Config memory config, JecpSplitter splitter) internal {
+    /// @dev 2 of 3 or more, and no owner in two Safes (errata E.1.1).
+    function _checkSafe(
+        string memory path,
+        string[5] memory names,
+        address[5] memory roles,
+        uint256 which
+    ) internal view {
+        string memory name = names[which];
+        (uint256 threshold, address[] memory owners) = _safe(roles[which]);
+        _refuseUnless(path, owners.length != 0, string.concat(name, " is not a Safe"));
+        _refuseUnless(
+            path,
+            threshold >= 2 && owners.length >= 3,
+            string.concat(name, " is not a Safe of at least 2 of 3 owners")
+        );
+        for (uint256 i = 0; i < which; i++) {
+            (, address[] memory others) = _safe(roles[i]);
+            for (uint256 j = 0; j < owners.length; j++) {
+                for (uint256 k = 0; k < others.length; k++) {
+                    _refuseUnless(
+                        path,
+                        owners[j] != others[k],
+                        string.concat(name, " shares an owner with ", names[i])
+                    );
+                }
+            }
+        }
+    }
+
+    /// @dev Threshold and owners; no owners for whatever is not a Safe.
+    function _safe(address account)
+        internal
+        view
+        returns (uint256 threshold, address[] memory owners)
+    {
+        if (account.code.length == 0) return (0, owners);
+        try ISafe(account).getThreshold() returns (uint256 value) {
+            threshold = value;
+        } catch {
+            return (0, owners);
+        }
+        try ISafe(account).getOwners() returns (address[] memory list) {
+            owners = list;
+        } catch {}
+    }
+
+    // ------------------------------------------------------------ what and where
+
+    function _plan(Config memory config) internal view returns (Plan memory plan) {
+        plan.arguments = abi.encode(
+            config.usdc,
+            config.hubTreasury,
+            config.networkReserve,
+            config.relayer,
+            config.relayerAdmin,
+            config.authorizedSettler,
+            config.perTxCap
+        );
+        bytes memory creationCode;
+        if (_equal(config.version, V1)) {
+            plan.name = "JecpSplitter";
+            plan.salt = keccak256("JecpSplitter 1.1.1");
+            creationCode = type(JecpSplitter).creationCode;
+        } else {
+            plan.name = "JecpSplitterV2";
+            plan.salt = keccak256("JecpSplitter 2");
+            plan.arguments =
+                abi.encodePacked(plan.arguments, config.minHubBps, config.minReserveBps);
+            creationCode = _creationCodeOfV2(config.path);
+        }
+        plan.initCode = abi.encodePacked(creationCode, plan.arguments);
+        plan.predicted =
+            vm.computeCreate2Address(plan.salt, keccak256(plan.initCode), CREATE2_FACTORY);
+    }
+
+    /// @dev From the build, not by import, so that a checkout without the contract has the script.
+    function _creationCodeOfV2(string memory path) internal view returns (bytes memory code) {
+        try vm.getCode("JecpSplitterV2.sol:JecpSplitterV2") returns (bytes memory built) {
+            code = built;
+        } catch {
+            _refuseUnless(path, false, "version is \"2\", which is not built; run forge build");
+        }
+    }
+
+    // ------------------------------------------------------------ after
+
+    function _checkDeployment(Config memory config, Plan memory plan, ISplitter splitter) internal {
+        // The code to the last byte, every immutable in it: the constructor, run again at the very
+        // address, must return what lies there.
+        bytes memory expected = _runtimeCode(plan);
+        require(
+            keccak256(expected) == address(splitter).codehash,
+            "Deploy: the code is not that of this build"
+        );
+
         require(splitter.USDC() == config.usdc, "Deploy: USDC differs");
         require(splitter.HUB_TREASURY() == config.hubTreasury, "Deploy: HUB_TREASURY differs");
         require(
@@ -160,48 +321,91 @@ contract Deploy is Script {
             "Deploy: AUTHORIZED_SETTLER differs"
         );
         require(splitter.PER_TX_CAP() == config.perTxCap, "Deploy: PER_TX_CAP differs");
-        (,,, uint256 chainId, address verifyingContract,,) = splitter.eip712Domain();
-        require(
-            chainId == block.chainid && verifyingContract == address(splitter),
-            "Deploy: EIP-712 domain differs"
-        );
-        // A stranger cannot record.
-        vm.prank(address(0xdead));
-        try splitter.recordSettlement(bytes32(0), 1) {
-            revert("Deploy: a stranger could record a settlement");
-        } catch (bytes memory reason) {
+        if (_equal(config.version, V2)) {
+            require(splitter.MIN_HUB_BPS() == config.minHubBps, "Deploy: MIN_HUB_BPS differs");
             require(
-                keccak256(reason) == keccak256(abi.encodeWithSignature("UnauthorizedSettler()")),
-                "Deploy: a stranger was refused for the wrong reason"
+                splitter.MIN_RESERVE_BPS() == config.minReserveBps,
+                "Deploy: MIN_RESERVE_BPS differs"
             );
         }
+        // The relayer may have been rotated since; anything else is read from the code.
+        if (splitter.relayer() != config.relayer) {
+            console.log("relayer was rotated to", splitter.relayer());
+        }
+        string memory version = _versionOf(config.path, "the deployed Splitter", splitter);
+        require(_equal(version, config.version), "Deploy: EIP-712 version differs");
+        require(
+            splitter.EIP712_DOMAIN_SEPARATOR()
+                == keccak256(
+                    abi.encode(
+                        keccak256(
+                            "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+                        ),
+                        keccak256("JecpSplitter"),
+                        keccak256(bytes(config.version)),
+                        config.chainId,
+                        address(splitter)
+                    )
+                ),
+            "Deploy: EIP-712 domain differs"
+        );
+        _checkStrangerIsRefused(config, splitter);
     }
 
-    function _writeAddressBook(Config memory config, JecpSplitter splitter, bytes memory arguments)
+    function _checkStrangerIsRefused(Config memory config, ISplitter splitter) internal {
+        ISplitter.Batch memory empty;
+        bytes memory call = _equal(config.version, V1)
+            ? abi.encodeCall(ISplitter.recordSettlement, (bytes32(0), 1))
+            : abi.encodeCall(ISplitter.settle, (empty, 0));
+        vm.prank(address(0xdead));
+        (bool success, bytes memory reason) = address(splitter).call(call);
+        require(!success, "Deploy: a stranger could record a settlement");
+        require(
+            keccak256(reason) == keccak256(abi.encodeWithSignature("UnauthorizedSettler()")),
+            "Deploy: a stranger was refused for the wrong reason"
+        );
+    }
+
+    /// @dev Runs the init code as if it lay at the address itself, which is what a constructor
+    /// sees, and puts everything back.
+    function _runtimeCode(Plan memory plan) internal returns (bytes memory runtime) {
+        uint256 before = vm.snapshotState();
+        vm.etch(plan.predicted, plan.initCode);
+        bool success;
+        (success, runtime) = plan.predicted.call("");
+        vm.revertToState(before);
+        require(success, "Deploy: the constructor refuses these arguments now");
+    }
+
+    // ------------------------------------------------------------ the address book
+
+    function _writeAddressBook(Config memory config, Plan memory plan, string memory directory)
         internal
     {
-        string memory entry = "JecpSplitter";
-        vm.serializeAddress(entry, "address", address(splitter));
-        vm.serializeBytes32(entry, "codeHash", address(splitter).codehash);
-        vm.serializeBytes32(entry, "salt", SALT);
-        vm.serializeBytes(entry, "constructorArguments", arguments);
+        string memory entry = plan.name;
+        vm.serializeAddress(entry, "address", plan.predicted);
+        vm.serializeBytes32(entry, "codeHash", plan.predicted.codehash);
+        vm.serializeBytes32(entry, "salt", plan.salt);
+        vm.serializeBytes(entry, "constructorArguments", plan.arguments);
+        vm.serializeString(entry, "version", config.version);
         vm.serializeAddress(entry, "usdc", config.usdc);
         vm.serializeAddress(entry, "hubTreasury", config.hubTreasury);
         vm.serializeAddress(entry, "networkReserve", config.networkReserve);
         vm.serializeAddress(entry, "relayerAdmin", config.relayerAdmin);
         vm.serializeAddress(entry, "authorizedSettler", config.authorizedSettler);
+        if (_equal(config.version, V2)) {
+            vm.serializeUint(entry, "minHubBps", config.minHubBps);
+            vm.serializeUint(entry, "minReserveBps", config.minReserveBps);
+        }
         string memory contractJson = vm.serializeUint(entry, "perTxCap", config.perTxCap);
 
+        vm.createDir(directory, true);
+        string memory path = string.concat(directory, "/", vm.toString(config.chainId), ".json");
         string memory book = "book";
-        vm.serializeUint(book, "chainId", config.chainId);
-        string memory json = vm.serializeString(book, "JecpSplitter", contractJson);
-
-        string memory directory = vm.envOr("DEPLOYMENTS_DIR", string("deployments"));
-        vm.writeJson(json, string.concat(directory, "/", vm.toString(config.chainId), ".json"));
-    }
-
-    /// @dev Every refusal names the file and the line to change.
-    function _require(Config memory config, bool condition, string memory what) internal pure {
-        require(condition, string.concat(config.path, ": ", what));
+        // Entries of other versions stay.
+        string memory json = vm.exists(path) ? vm.serializeJson(book, vm.readFile(path)) : "";
+        json = vm.serializeUint(book, "chainId", config.chainId);
+        json = vm.serializeString(book, plan.name, contractJson);
+        vm.writeJson(json, path);
     }
 }

@@ -44,13 +44,23 @@ abstract contract SplitterBase is Test {
         bytes32 nonce,
         uint256 deadline
     ) internal view returns (bytes32) {
-        bytes32 structHash = keccak256(
+        bytes32 structHash = registrationHash(capabilityId, signer, bps, nonce, deadline);
+        return
+            keccak256(abi.encodePacked("\x19\x01", splitter.EIP712_DOMAIN_SEPARATOR(), structHash));
+    }
+
+    function registrationHash(
+        bytes32 capabilityId,
+        address signer,
+        uint16[3] memory bps,
+        bytes32 nonce,
+        uint256 deadline
+    ) internal pure returns (bytes32) {
+        return keccak256(
             abi.encode(
                 REGISTER_TYPEHASH, capabilityId, signer, bps[0], bps[1], bps[2], nonce, deadline
             )
         );
-        return
-            keccak256(abi.encodePacked("\x19\x01", splitter.EIP712_DOMAIN_SEPARATOR(), structHash));
     }
 
     function signRegistration(
@@ -86,5 +96,22 @@ abstract contract SplitterBase is Test {
     function record(bytes32 capabilityId, uint256 amount) internal {
         vm.prank(settler);
         splitter.recordSettlement(capabilityId, amount);
+    }
+
+    /// @dev Any three shares that sum to 10000.
+    function boundBps(uint256 providerBps, uint256 hubBps)
+        internal
+        pure
+        returns (uint16[3] memory)
+    {
+        uint16 p = uint16(bound(providerBps, 0, 10_000));
+        uint16 h = uint16(bound(hubBps, 0, 10_000 - p));
+        return [p, h, 10_000 - p - h];
+    }
+
+    /// @dev The other signature that recovers to the same address.
+    function highS(uint8 v, bytes32 r, bytes32 s) internal pure returns (bytes memory) {
+        uint256 order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
+        return abi.encodePacked(r, bytes32(order - uint256(s)), v == 27 ? uint8(28) : uint8(27));
     }
 }

@@ -118,19 +118,75 @@ contract SurfaceTest is SplitterBase {
         );
     }
 
-    function test_RelayerRotation() public {
-        vm.prank(relayer);
-        vm.expectRevert(IJecpSplitter.UnauthorizedRelayerAdmin.selector);
-        splitter.setRelayer(stranger);
+    function test_ConstructorAuditsTheFirstRelayer() public {
+        vm.expectEmit();
+        emit IJecpSplitter.RelayerRotated(address(0), relayer);
+        new JecpSplitter(
+            address(usdc), hubTreasury, networkReserve, relayer, relayerAdmin, settler, CAP
+        );
+    }
 
-        vm.startPrank(relayerAdmin);
-        vm.expectRevert(IJecpSplitter.ZeroAddress.selector);
-        splitter.setRelayer(address(0));
-        vm.expectRevert(abi.encodeWithSelector(IJecpSplitter.RoleConflict.selector, settler));
-        splitter.setRelayer(settler);
-        vm.expectEmit(address(splitter));
-        emit IJecpSplitter.RelayerRotated(relayer, stranger);
-        splitter.setRelayer(stranger);
-        assertEq(splitter.relayer(), stranger);
+    /// @dev R-165: the id of a capability is the keccak of "namespace:action".
+    function test_CapabilityIdIsThePublishedVector() public pure {
+        assertEq(
+            keccak256("jobdonebot:remove"),
+            0x60340c5f487512523c0228ca583bce6e55150b51408c623ef2bb0eba7914dd9c
+        );
+    }
+
+    /// @dev The typehash that the contract signs against is the published one: it takes a signature
+    /// made over the published constant.
+    function test_RegisterTypehashIsThePublishedOne() public {
+        assertEq(
+            REGISTER_TYPEHASH,
+            keccak256(
+                "Register(bytes32 capabilityId,address provider,uint16 providerBps,uint16 hubBps,uint16 reserveBps,bytes32 nonce,uint256 deadline)"
+            )
+        );
+        register(CAPABILITY, "n1");
+    }
+
+    /// @dev R-182, C-01, C-14, C-20: what is not published is not there. No fallback answers.
+    function test_NothingElseAnswers() public {
+        string[12] memory absent = [
+            "recordSettlement(bytes32,address,uint256,bytes32,uint64)",
+            "withdrawTo(address)",
+            "pause()",
+            "unpause()",
+            "sweep(address)",
+            "rescue(address,uint256)",
+            "upgradeTo(address)",
+            "upgradeToAndCall(address,bytes)",
+            "owner()",
+            "transferOwnership(address)",
+            "setAuthorizedSettler(address)",
+            "setPerTxCap(uint256)"
+        ];
+        for (uint256 i = 0; i < absent.length; i++) {
+            bytes memory call = bytes.concat(bytes4(keccak256(bytes(absent[i]))), new bytes(160));
+            for (uint256 j = 0; j < 2; j++) {
+                vm.prank(j == 0 ? settler : relayerAdmin);
+                (bool success, bytes memory answer) = address(splitter).call(call);
+                assertFalse(success, absent[i]);
+                assertEq(answer.length, 0);
+            }
+        }
+    }
+
+    function test_RevertWhen_EtherIsSent() public {
+        vm.deal(stranger, 1 ether);
+        vm.prank(stranger);
+        (bool success,) = address(splitter).call{value: 1}("");
+        assertFalse(success);
+    }
+
+    /// @dev A limit: on a fork of the chain under another id the separator keeps the first id while
+    /// ERC-5267 reports the fork's. Registrations must be signed over the separator.
+    function test_GivenAForkWithAnotherChainId_TheSeparatorStays() public {
+        bytes32 separator = splitter.EIP712_DOMAIN_SEPARATOR();
+        vm.chainId(1);
+        assertEq(splitter.EIP712_DOMAIN_SEPARATOR(), separator);
+        (,,, uint256 chainId,,,) = splitter.eip712Domain();
+        assertEq(chainId, 1);
     }
 }
