@@ -38,13 +38,16 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     /// @dev More than is spent between a gas check and the call that it protects.
     uint256 internal constant CALL_OVERHEAD = 4000;
 
+    /// @dev No settlement number lies in this word of the bitmap.
+    uint256 internal constant NO_WORD = type(uint256).max;
+
     /// @dev One entry of a batch's `capabilityIds` while the batch is worked on.
     struct Line {
         bytes32 capabilityId;
         address provider;
         uint256 providerBps;
         uint256 hubBps;
-        bool active;
+        uint256 ceiling;
         uint256 providerAmount;
     }
 
@@ -53,7 +56,6 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     struct Tally {
         uint256 wordIndex;
         uint256 word;
-        bool wordChanged;
         uint256 total;
         uint256 hubAmount;
     }
@@ -139,24 +141,20 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         uint256 balanceBefore = _balance();
         Line[] memory lines = _openLines(batch.capabilityIds);
         Tally memory tally = _openTally();
-        for (uint256 i = 0; i < batch.payments.length; ++i) {
-            Payment calldata payment = batch.payments[i];
+        Payment[] calldata payments = batch.payments;
+        for (uint256 i = 0; i < payments.length; ++i) {
+            Payment calldata payment = payments[i];
             Line memory line = lines[payment.capabilityIndex()];
             bytes4 refusal = _refusal(payment, line, tally);
             if (refusal != 0) {
                 _emitFailed(payment, line.capabilityId, abi.encodePacked(refusal));
-            } else if (!_pull(payment, batch.signatures, pullGas)) {
+            } else if (!_pull(batch, payment, pullGas)) {
                 // Nothing may be called before this: it reads the pull's return data.
                 _emitFailed(payment, line.capabilityId, _reason());
             } else {
-                _book(payment, tally);
-                _share(payment, line, tally);
+                _book(payment, line, tally);
                 emit PaymentSettled(
-                    line.capabilityId,
-                    payment.number(),
-                    payment.payer(),
-                    payment.value(),
-                    payment.nonce
+                    line.capabilityId, payment.number(), payment.payerAndValue, payment.nonce
                 );
             }
         }
@@ -191,10 +189,9 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
                 continue;
             }
             recorded[payment.payer()][payment.nonce] = true;
-            _book(payment, tally);
-            _share(payment, line, tally);
+            _book(payment, line, tally);
             emit PaymentRecorded(
-                line.capabilityId, payment.number(), payment.payer(), payment.value(), payment.nonce
+                line.capabilityId, payment.number(), payment.payerAndValue, payment.nonce
             );
         }
         _closeTally(tally);
@@ -229,7 +226,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
             }
             taken[i] = true;
             recorded[payment.payer()][payment.nonce] = true;
-            _book(payment, tally);
+            _mark(payment, tally);
             tally.total += payment.value();
             emit PaymentRefunded(payment.payer(), payment.number(), payment.value(), payment.nonce);
         }
@@ -376,18 +373,25 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         private
         returns (bytes4)
     {
-        if (!line.active) return CapabilityNotActive.selector;
-        if (payment.value() == 0) return AmountZero.selector;
-        if (payment.value() > PER_TX_CAP) return AmountExceedsCap.selector;
-        if (_isBooked(payment.number(), tally)) return NumberBooked.selector;
-        bytes32 nonce = payment.nonce;
-        if (bytes4(nonce) == BOUND) {
-            uint64 salt = uint64(uint256(nonce) >> 160);
-            if (nonce != boundNonce(line.capabilityId, salt)) {
-                return BoundToAnotherCapability.selector;
+        uint256 value = payment.value();
+        // One comparison for an unpayable capability, a zero value and one above the cap: zero
+        // wraps around, and the ceiling of an unpayable line is zero.
+        unchecked {
+            if (value - 1 >= line.ceiling) {
+                if (line.ceiling == 0) return CapabilityNotActive.selector;
+                return value == 0 ? AmountZero.selector : AmountExceedsCap.selector;
             }
         }
+        if (_isBooked(payment.number(), tally)) return NumberBooked.selector;
+        bytes32 nonce = payment.nonce;
+        if (bytes4(nonce) == BOUND && !_isBoundTo(nonce, line.capabilityId)) {
+            return BoundToAnotherCapability.selector;
+        }
         return 0;
+    }
+
+    function _isBoundTo(bytes32 nonce, bytes32 capabilityId) private view returns (bool) {
+        return nonce == boundNonce(capabilityId, uint64(uint256(nonce) >> 160));
     }
 
     /// @dev Why the payment may not be taken as pulled by somebody else; zero if it may.
@@ -459,8 +463,12 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     /// @dev A call asked to forward more than 63/64 of what is left forwards less without a word
     /// (EIP-150). Then a healthy callee fails; so the transaction must, and as a whole.
     function _requireGas(uint256 callGas) private view {
+        uint256 needed = callGas + CALL_OVERHEAD;
         uint256 left = gasleft();
-        if (left - left / 64 < callGas + CALL_OVERHEAD) revert InsufficientGas();
+        unchecked {
+            left -= left / 64;
+        }
+        if (left < needed) revert InsufficientGas();
     }
 
     // ---------------------------------------------------------------- booking
@@ -478,40 +486,41 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
             line.provider = capability.provider;
             line.providerBps = capability.providerBps;
             line.hubBps = capability.hubBps;
-            line.active = capability.active;
+            if (capability.active) line.ceiling = PER_TX_CAP;
         }
     }
 
     function _openTally() private pure returns (Tally memory tally) {
-        // No number lies in this word, so the first one loads its own.
-        tally.wordIndex = type(uint256).max;
+        tally.wordIndex = NO_WORD;
     }
 
+    /// @dev Writes the held word back; if nothing changed in it, that is a cheap no-op.
     function _closeTally(Tally memory tally) private {
-        if (tally.wordChanged) bookedWords[tally.wordIndex] = tally.word;
+        if (tally.wordIndex != NO_WORD) bookedWords[tally.wordIndex] = tally.word;
+    }
+
+    /// @dev Holds the word of a settlement number, and writes back the one held before.
+    function _turnTo(uint256 wordIndex, Tally memory tally) private {
+        _closeTally(tally);
+        tally.wordIndex = wordIndex;
+        tally.word = bookedWords[wordIndex];
     }
 
     function _isBooked(uint256 number, Tally memory tally) private returns (bool) {
-        uint256 wordIndex = number >> 8;
-        if (wordIndex != tally.wordIndex) {
-            _closeTally(tally);
-            tally.wordIndex = wordIndex;
-            tally.word = bookedWords[wordIndex];
-            tally.wordChanged = false;
-        }
-        return tally.word >> (number & 0xff) & 1 != 0;
+        if (number >> 8 != tally.wordIndex) _turnTo(number >> 8, tally);
+        return tally.word & 1 << (number & 0xff) != 0;
     }
 
     /// @dev Follows `_isBooked` of the same number, so the word is the right one.
-    function _book(Payment calldata payment, Tally memory tally) private pure {
+    function _mark(Payment calldata payment, Tally memory tally) private pure {
         tally.word |= 1 << (payment.number() & 0xff);
-        tally.wordChanged = true;
     }
 
     /// @dev Floors for provider and hub, the remainder to the reserve (S06 8.5), per payment.
-    function _share(Payment calldata payment, Line memory line, Tally memory tally) private pure {
+    function _book(Payment calldata payment, Line memory line, Tally memory tally) private pure {
+        _mark(payment, tally);
         uint256 value = payment.value();
-        // At most 2^96 * 10^4 each, and a batch does not hold 2^100 payments.
+        // At most 2^96 * 10^4 each, and no batch holds 2^100 payments.
         unchecked {
             line.providerAmount += value * line.providerBps / BPS;
             tally.hubAmount += value * line.hubBps / BPS;
@@ -532,12 +541,12 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     }
 
     /// @dev One pull with a gas limit of its own. Its return data is left for `_reason`.
-    function _pull(Payment calldata payment, bytes calldata longSignatures, uint256 pullGas)
+    function _pull(Batch calldata batch, Payment calldata payment, uint256 pullGas)
         private
         returns (bool success)
     {
         if (payment.longSignatureLength() != 0) {
-            return _pullLong(payment, longSignatures, pullGas);
+            return _pullLong(payment, batch.signatures, pullGas);
         }
         address usdc = USDC;
         bytes4 selector = IUsdc.transferWithAuthorization.selector;
@@ -632,20 +641,12 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     {
         bool used = IUsdc(USDC).authorizationState(payment.payer(), payment.nonce);
         emit PaymentFailed(
-            capabilityId,
-            payment.number(),
-            payment.payer(),
-            payment.value(),
-            payment.nonce,
-            used,
-            reason
+            capabilityId, payment.number(), payment.payerAndValue, payment.nonce, used, reason
         );
     }
 
     function _emitSkipped(Payment calldata payment, bytes4 reason) private {
-        emit PaymentSkipped(
-            payment.number(), payment.payer(), payment.value(), payment.nonce, reason
-        );
+        emit PaymentSkipped(payment.number(), payment.payerAndValue, payment.nonce, reason);
     }
 
     /// @dev Shares of a registration sum to 10000; of none, to zero.

@@ -95,8 +95,9 @@ interface IJecpSplitterV2 {
     event NonceInvalidated(address indexed provider, bytes32 indexed nonce);
 
     /// @notice The payment was pulled here and paid out, in this transaction.
+    /// @param payerAndValue Packed as in `Payment`: a word less is 256 gas less per payment.
     event PaymentSettled(
-        bytes32 indexed capabilityId, uint64 number, address payer, uint256 value, bytes32 nonce
+        bytes32 indexed capabilityId, uint64 number, uint256 payerAndValue, bytes32 nonce
     );
 
     /// @notice The payment was not pulled here; nothing of it happened.
@@ -108,8 +109,7 @@ interface IJecpSplitterV2 {
     event PaymentFailed(
         bytes32 indexed capabilityId,
         uint64 number,
-        address payer,
-        uint256 value,
+        uint256 payerAndValue,
         bytes32 nonce,
         bool used,
         bytes reason
@@ -117,7 +117,7 @@ interface IJecpSplitterV2 {
 
     /// @notice The payment, pulled by somebody else before, was attributed and paid out.
     event PaymentRecorded(
-        bytes32 indexed capabilityId, uint64 number, address payer, uint256 value, bytes32 nonce
+        bytes32 indexed capabilityId, uint64 number, uint256 payerAndValue, bytes32 nonce
     );
 
     /// @notice The payment, pulled by somebody else before, was paid back to its payer.
@@ -125,7 +125,7 @@ interface IJecpSplitterV2 {
 
     /// @notice `record` or `refund` left the payment alone.
     /// @param reason An error selector of this interface.
-    event PaymentSkipped(uint64 number, address payer, uint256 value, bytes32 nonce, bytes4 reason);
+    event PaymentSkipped(uint64 number, uint256 payerAndValue, bytes32 nonce, bytes4 reason);
 
     /// @notice A push failed; the amount waits for `withdraw`.
     event Escrowed(address indexed account, uint256 amount);

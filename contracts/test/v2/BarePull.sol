@@ -20,8 +20,9 @@ contract BarePull {
     }
 
     function pull(IJecpSplitterV2.Batch calldata batch) external {
-        for (uint256 i = 0; i < batch.payments.length; ++i) {
-            IJecpSplitterV2.Payment calldata payment = batch.payments[i];
+        IJecpSplitterV2.Payment[] calldata payments = batch.payments;
+        for (uint256 i = 0; i < payments.length; ++i) {
+            IJecpSplitterV2.Payment calldata payment = payments[i];
             USDC.transferWithAuthorization(
                 payment.payer(),
                 PAYEE,

@@ -268,9 +268,7 @@ abstract contract V2Base is Test {
 
     function expectSettled(bytes32 capabilityId, IJecpSplitterV2.Payment memory p) internal {
         vm.expectEmit(address(splitter));
-        emit IJecpSplitterV2.PaymentSettled(
-            capabilityId, numberOf(p), payerOf(p), uint96(p.payerAndValue), p.nonce
-        );
+        emit IJecpSplitterV2.PaymentSettled(capabilityId, numberOf(p), p.payerAndValue, p.nonce);
     }
 
     function expectFailed(
@@ -281,7 +279,7 @@ abstract contract V2Base is Test {
     ) internal {
         vm.expectEmit(address(splitter));
         emit IJecpSplitterV2.PaymentFailed(
-            capabilityId, numberOf(p), payerOf(p), uint96(p.payerAndValue), p.nonce, used, reason
+            capabilityId, numberOf(p), p.payerAndValue, p.nonce, used, reason
         );
     }
 
@@ -291,9 +289,7 @@ abstract contract V2Base is Test {
 
     function expectRecorded(bytes32 capabilityId, IJecpSplitterV2.Payment memory p) internal {
         vm.expectEmit(address(splitter));
-        emit IJecpSplitterV2.PaymentRecorded(
-            capabilityId, numberOf(p), payerOf(p), uint96(p.payerAndValue), p.nonce
-        );
+        emit IJecpSplitterV2.PaymentRecorded(capabilityId, numberOf(p), p.payerAndValue, p.nonce);
     }
 
     function expectRefunded(IJecpSplitterV2.Payment memory p) internal {
@@ -305,9 +301,7 @@ abstract contract V2Base is Test {
 
     function expectSkipped(IJecpSplitterV2.Payment memory p, bytes4 reason) internal {
         vm.expectEmit(address(splitter));
-        emit IJecpSplitterV2.PaymentSkipped(
-            numberOf(p), payerOf(p), uint96(p.payerAndValue), p.nonce, reason
-        );
+        emit IJecpSplitterV2.PaymentSkipped(numberOf(p), p.payerAndValue, p.nonce, reason);
     }
 
     function revertText(string memory text) internal pure returns (bytes memory) {
