@@ -4,6 +4,8 @@ pragma solidity 0.8.37;
 import {Test, Vm} from "forge-std/Test.sol";
 import {JecpSplitterV2} from "../../src/JecpSplitterV2.sol";
 import {IJecpSplitterV2} from "../../src/interfaces/IJecpSplitterV2.sol";
+import {ContractPayer} from "../doubles/ContractPayer.sol";
+import {UpgradedUsdc} from "../doubles/UpgradedUsdc.sol";
 import {UsdcDouble} from "../doubles/UsdcDouble.sol";
 
 /// @dev What the tests of JecpSplitterV2 share: a token at its canonical address, the roles, one
@@ -262,6 +264,31 @@ abstract contract V2Base is Test {
             t.key, keccak256(abi.encodePacked("\x19\x01", usdc.DOMAIN_SEPARATOR(), structHash))
         );
         usdc.cancelAuthorization(t.from, t.nonce, v, r, s);
+    }
+
+    /// @dev A smart wallet with money, owned by `PAYER_KEY`.
+    function walletTerms(uint64 number) internal returns (ContractPayer wallet, Terms memory t) {
+        wallet = new ContractPayer(payer);
+        usdc.mint(address(wallet), 1_000_000_000);
+        t = terms(number);
+        t.from = address(wallet);
+    }
+
+    /// @dev A batch of one payment whose signature is longer than 65 bytes.
+    function wrapped(Terms memory t) internal view returns (IJecpSplitterV2.Batch memory batch) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(t.key, authorizationDigest(t, address(splitter)));
+        bytes memory signature = abi.encode(uint256(0), abi.encodePacked(r, s, v));
+        // What lies before it belongs to another payment.
+        batch = batchOf(pack(t, bytes32(uint256(3)), 0, signature.length));
+        batch.signatures = bytes.concat(hex"c0ffee", signature);
+    }
+
+    /// @dev The owner of USDC's proxy upgrades it.
+    function upgradeToken(address hook) internal {
+        address implementation = address(new UsdcDouble());
+        deployCodeTo(
+            "UpgradedUsdc.sol:UpgradedUsdc", abi.encode(implementation, hook), address(usdc)
+        );
     }
 
     // ------------------------------------------------------------ expectations
