@@ -9,6 +9,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 contract ContractPayer {
     enum Mood {
         Honest,
+        Slow,
         Rejecting,
         BurningGas,
         RevertingWithMuchData,
@@ -32,6 +33,11 @@ contract ContractPayer {
         returns (bytes4)
     {
         if (mood == Mood.Rejecting) return 0xffffffff;
+        if (mood == Mood.Slow) {
+            // A million gas, as a passkey verified in Solidity may cost.
+            uint256 start = gasleft();
+            while (start - gasleft() < 1_000_000) {}
+        }
         if (mood == Mood.BurningGas) {
             while (gasleft() > 0) {}
         }

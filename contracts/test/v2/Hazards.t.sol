@@ -258,7 +258,7 @@ contract V2HazardsTest is V2Base {
         wallet.setMood(ContractPayer.Mood.BurningGas);
         batch.payments[1] = sign(t);
         (uint256 reverted, uint256 settled) =
-            scan(abi.encodeCall(IJecpSplitterV2.settle, (batch, 90_000)), 100_000, 700_000, 3);
+            scan(abi.encodeCall(IJecpSplitterV2.settle, (batch, 90_000)), 100_000, 700_000, 997, 3);
         assertGt(reverted, 100);
         assertGt(settled, 100);
     }
@@ -275,9 +275,29 @@ contract V2HazardsTest is V2Base {
         }
         hostile.setMood(ContractPayer.Mood.BurningGas);
         (uint256 reverted, uint256 settled) =
-            scan(abi.encodeCall(IJecpSplitterV2.record, (batch, 50_000)), 50_000, 500_000, 4);
+            scan(abi.encodeCall(IJecpSplitterV2.record, (batch, 50_000)), 50_000, 500_000, 997, 4);
         assertGt(reverted, 100);
         assertGt(settled, 100);
+    }
+
+    /// @dev Where the 63/64 rule bites: a pull so dear that what it leaves behind, starved, would
+    /// be enough to go on and report a failure that is none.
+    function test_ScanOfGasLimits_DearPullsLoseNoPayment() public {
+        IJecpSplitterV2.Batch memory batch = batchFrom(1, 2);
+        (ContractPayer wallet, Terms memory t) = walletTerms(3);
+        wallet.setMood(ContractPayer.Mood.Slow);
+        batch.payments[1] = sign(t);
+        bytes memory call = abi.encodeCall(IJecpSplitterV2.settle, (batch, 1_200_000));
+        (uint256 reverted, uint256 settled) = scan(call, 900_000, 1_700_000, 4999, 2);
+        assertGt(reverted, 50);
+        assertGt(settled, 50);
+
+        pullAsStranger(batch.payments[0]);
+        pullAsStranger(batch.payments[1]);
+        call = abi.encodeCall(IJecpSplitterV2.record, (batch, 1_200_000));
+        (reverted, settled) = scan(call, 900_000, 1_700_000, 4999, 2);
+        assertGt(reverted, 50);
+        assertGt(settled, 50);
     }
 
     function test_ScanOfGasLimits_RefundLosesNoPayment() public {
@@ -305,15 +325,15 @@ contract V2HazardsTest is V2Base {
     function testFuzz_GasLimit_SettleLosesNoPayment(uint256 limit, uint256 pullGas) public {
         limit = bound(limit, 30_000, 700_000);
         pullGas = bound(pullGas, 75_000, 400_000);
-        scan(abi.encodeCall(IJecpSplitterV2.settle, (batchFrom(1, 3), pullGas)), limit, limit, 3);
+        scan(abi.encodeCall(IJecpSplitterV2.settle, (batchFrom(1, 3), pullGas)), limit, limit, 1, 3);
     }
 
-    function scan(bytes memory call, uint256 from, uint256 to, uint256 good)
+    function scan(bytes memory call, uint256 from, uint256 to, uint256 step, uint256 good)
         internal
         returns (uint256 reverted, uint256 paid)
     {
         uint256 provider_ = usdc.balanceOf(provider.addr);
-        for (uint256 limit = from; limit <= to; limit += 997) {
+        for (uint256 limit = from; limit <= to; limit += step) {
             uint256 state = vm.snapshotState();
             vm.prank(settler);
             (bool success,) = address(splitter).call{gas: limit}(call);
