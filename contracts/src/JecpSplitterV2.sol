@@ -139,7 +139,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         if (msg.sender != AUTHORIZED_SETTLER) revert UnauthorizedSettler();
 
         uint256 balanceBefore = _balance();
-        Line[] memory lines = _openLines(batch.capabilityIds);
+        Line[] memory lines = _openLines(batch);
         Tally memory tally = _openTally();
         Payment[] calldata payments = batch.payments;
         for (uint256 i = 0; i < payments.length; ++i) {
@@ -173,7 +173,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
 
         uint256 unaccounted = _unaccounted();
         bytes32 tokenDomain = IUsdc(USDC).DOMAIN_SEPARATOR();
-        Line[] memory lines = _openLines(batch.capabilityIds);
+        Line[] memory lines = _openLines(batch);
         Tally memory tally = _openTally();
         for (uint256 i = 0; i < batch.payments.length; ++i) {
             Payment calldata payment = batch.payments[i];
@@ -473,20 +473,18 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
 
     // ---------------------------------------------------------------- booking
 
-    function _openLines(bytes32[] calldata capabilityIds)
-        private
-        view
-        returns (Line[] memory lines)
-    {
-        lines = new Line[](capabilityIds.length);
+    function _openLines(Batch calldata batch) private view returns (Line[] memory lines) {
+        lines = new Line[](batch.capabilityIds.length);
         for (uint256 i = 0; i < lines.length; ++i) {
-            Capability memory capability = capabilities[capabilityIds[i]];
             Line memory line = lines[i];
-            line.capabilityId = capabilityIds[i];
+            line.capabilityId = batch.capabilityIds[i];
+            Capability memory capability = capabilities[line.capabilityId];
             line.provider = capability.provider;
             line.providerBps = capability.providerBps;
             line.hubBps = capability.hubBps;
-            if (capability.active) line.ceiling = PER_TX_CAP;
+            if (capability.active && capability.provider == batch.providers[i]) {
+                line.ceiling = PER_TX_CAP;
+            }
         }
     }
 

@@ -64,11 +64,15 @@ interface IJecpSplitterV2 {
     }
 
     /// @notice Payments that are settled, recorded or refunded together.
-    /// @param capabilityIds Every capability of the batch, once: it is read and paid once per
-    /// entry. @param payments In the order in which they are tried.
+    /// @param capabilityIds Every capability of the batch, once: one entry is one reading, one
+    /// push. @param providers Whom the settler expects behind each of them. A capability that is
+    /// payable
+    /// to somebody else is refused, so that a stolen relayer key alone redirects nothing.
+    /// @param payments In the order in which they are tried.
     /// @param signatures Long signatures of contract payers (ERC-1271), one after the other.
     struct Batch {
         bytes32[] capabilityIds;
+        address[] providers;
         Payment[] payments;
         bytes signatures;
     }
@@ -146,7 +150,7 @@ interface IJecpSplitterV2 {
     error AmountZero();
     /// @notice The amount is above `PER_TX_CAP`.
     error AmountExceedsCap();
-    /// @notice The capability is not payable.
+    /// @notice The capability is not payable, or not to the provider that the settler named.
     error CapabilityNotActive();
     /// @notice The capability is payable.
     error CapabilityAlreadyExists();
@@ -219,7 +223,8 @@ interface IJecpSplitterV2 {
     /// @notice Pays payments that somebody else pulled into this contract back to their payers.
     /// @dev Only the settler. Checks and keys of `record`, without capability, binding and cap:
     /// a refund attributes nothing, and what should never have been paid must be refundable.
-    /// `capabilityIds` is not read. Emits one `PaymentRefunded` or `PaymentSkipped` per payment.
+    /// `capabilityIds` and `providers` are not read. Emits one `PaymentRefunded` or
+    /// `PaymentSkipped` per payment.
     function refund(Batch calldata batch, uint256 checkGas) external;
 
     /// @notice Stores a provider's signed registration. Anyone may submit it. It becomes payable

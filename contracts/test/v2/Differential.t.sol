@@ -183,10 +183,11 @@ contract V2DifferentialTest is V2Base {
     {
         uint256 count = 1 + pick(5);
         batch = batchOf(count);
-        batch.capabilityIds = new bytes32[](3);
+        bytes32[] memory named_ = new bytes32[](3);
         for (uint256 i = 0; i < 3; ++i) {
-            batch.capabilityIds[i] = ids[i];
+            named_[i] = ids[i];
         }
+        named(batch, named_);
         items = new ReferenceModel.Item[](count);
         uint256[6] memory values = [uint256(0), 1, 9, PRICE, CAP, CAP + 1];
         for (uint256 i = 0; i < count; ++i) {

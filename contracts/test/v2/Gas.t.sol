@@ -191,14 +191,15 @@ contract V2GasTest is V2Base {
         returns (IJecpSplitterV2.Batch memory batch)
     {
         batch = batchOf(count);
-        batch.capabilityIds = new bytes32[](capabilityCount);
-        batch.capabilityIds[0] = CAPABILITY;
+        bytes32[] memory ids = new bytes32[](capabilityCount);
+        ids[0] = CAPABILITY;
         for (uint256 i = 1; i < capabilityCount; ++i) {
-            batch.capabilityIds[i] = keccak256(abi.encode("capability", i));
+            ids[i] = keccak256(abi.encode("capability", i));
             Vm.Wallet memory signer = vm.createWallet(string.concat("provider ", vm.toString(i)));
-            makePayable(batch.capabilityIds[i], signer, bps);
+            makePayable(ids[i], signer, bps);
             usdc.mint(signer.addr, 1);
         }
+        named(batch, ids);
         for (uint256 i = 0; i < count; ++i) {
             Terms memory t = terms(first + uint64(i));
             t.key = uint256(keccak256(abi.encode("payer", i)));

@@ -125,7 +125,9 @@ contract V2HazardsTest is V2Base {
         vm.prank(provider.addr);
         splitter.deactivate(CAPABILITY);
         makePayable(CAPABILITY, otherProvider, [uint16(9400), 500, 100]);
-        settle(batchFrom(3, 1));
+        IJecpSplitterV2.Batch memory batch = batchFrom(3, 1);
+        named(batch, CAPABILITY);
+        settle(batch);
         assertBalances(340_000, 40_000 + 10_000, 20_000 + 2000, 0);
         assertEq(usdc.balanceOf(otherProvider.addr), 188_000);
     }
@@ -155,6 +157,7 @@ contract V2HazardsTest is V2Base {
         register(OTHER, thief, [uint16(9400), 500, 100]);
         IJecpSplitterV2.Batch memory batch = batchFrom(1, 2);
         batch.capabilityIds[0] = OTHER;
+        batch.providers[0] = thief.addr;
         pullAsStranger(batch.payments[0]);
         settle(batch);
         record(batch);
@@ -165,6 +168,31 @@ contract V2HazardsTest is V2Base {
         splitter.approve(OTHER, thief.addr, 9400, 500, 100);
     }
 
+    /// @dev A stolen relayer key makes the thief the payable provider of somebody's capability. The
+    /// settler names whom it pays, so nothing reaches him; approved again, the payments go through.
+    function test_GivenStolenRelayerKey_NothingIsRedirected() public {
+        Vm.Wallet memory thief = vm.createWallet("thief");
+        IJecpSplitterV2.Batch memory batch = batchFrom(1, 2);
+        pullAsStranger(batch.payments[1]);
+        vm.prank(relayer);
+        splitter.revoke(CAPABILITY);
+        makePayable(CAPABILITY, thief, [uint16(9400), 500, 100]);
+        expectRefused(batch.payments[0], false, IJecpSplitterV2.CapabilityNotActive.selector);
+        expectRefused(batch.payments[1], true, IJecpSplitterV2.CapabilityNotActive.selector);
+        settle(batch);
+        expectSkipped(batch.payments[0], IJecpSplitterV2.CapabilityNotActive.selector);
+        expectSkipped(batch.payments[1], IJecpSplitterV2.CapabilityNotActive.selector);
+        record(batch);
+        assertEq(usdc.balanceOf(thief.addr), 0);
+
+        vm.prank(relayer);
+        splitter.revoke(CAPABILITY);
+        approve(CAPABILITY, provider.addr, [uint16(8500), 1000, 500]);
+        settle(batch);
+        record(batch);
+        assertBalances(340_000, 40_000, 20_000, 0);
+    }
+
     /// @dev The limit: an unbound payment goes where the settler says, among approved capabilities.
     /// A bound one does not.
     function test_GivenStolenSettlerKey_ItMisattributesUnboundPaymentsOnly() public {
@@ -172,10 +200,10 @@ contract V2HazardsTest is V2Base {
         Terms memory bound = terms(2);
         bound.nonce = splitter.boundNonce(CAPABILITY, 1);
         IJecpSplitterV2.Batch memory batch = batchOf(payment(1), sign(bound));
-        batch.capabilityIds[0] = OTHER;
+        named(batch, OTHER);
         settle(batch);
         assertEq(usdc.balanceOf(otherProvider.addr), 170_000);
-        batch.capabilityIds[0] = CAPABILITY;
+        named(batch, CAPABILITY);
         settle(batch);
         assertBalances(170_000, 40_000, 20_000, 0);
     }
@@ -377,7 +405,7 @@ contract V2HazardsTest is V2Base {
         refund(batch);
         assertEq(hook.refusals(), 8 * calls.length);
         batch = batchFrom(5, 1);
-        batch.capabilityIds[0] = OTHER;
+        named(batch, OTHER);
         settle(batch);
         assertEq(splitter.escrow(otherProvider.addr), 170_000);
         usdc.unBlacklist(otherProvider.addr);

@@ -141,7 +141,7 @@ contract V2RecordTest is V2Base {
         record(batchOf(p));
         makePayable(OTHER, otherProvider, [uint16(8500), 1000, 500]);
         IJecpSplitterV2.Batch memory batch = batchOf(p);
-        batch.capabilityIds[0] = OTHER;
+        named(batch, OTHER);
         expectRecorded(OTHER, p);
         record(batch);
     }

@@ -89,6 +89,14 @@ contract V2SettleTest is V2Base {
         assertBalances(170_000, 20_000, 10_000, 0);
     }
 
+    function test_RevertWhen_AProviderIsNotNamed() public {
+        IJecpSplitterV2.Batch memory batch = batchFrom(1, 1);
+        batch.providers = new address[](0);
+        vm.prank(settler);
+        vm.expectRevert();
+        splitter.settle(batch, PULL_GAS);
+    }
+
     function test_RevertWhen_LongSignatureLiesOutsideTheBatch() public {
         (, Terms memory t) = walletTerms(1);
         IJecpSplitterV2.Batch memory batch = wrapped(t);
@@ -119,9 +127,10 @@ contract V2SettleTest is V2Base {
     function test_GivenTwoCapabilities_WhenSettled_PaysEachRecipientOnce() public {
         makePayable(OTHER, otherProvider, [uint16(7000), 2000, 1000]);
         IJecpSplitterV2.Batch memory batch = batchOf(30);
-        batch.capabilityIds = new bytes32[](2);
-        batch.capabilityIds[0] = CAPABILITY;
-        batch.capabilityIds[1] = OTHER;
+        bytes32[] memory two = new bytes32[](2);
+        two[0] = CAPABILITY;
+        two[1] = OTHER;
+        named(batch, two);
         for (uint256 i = 0; i < 30; ++i) {
             Terms memory t = terms(uint64(i));
             t.index = i % 3 == 0 ? 1 : 0;
@@ -172,13 +181,12 @@ contract V2SettleTest is V2Base {
     // ------------------------------------------------------------ refused before the pull
 
     function test_WhenCapabilityIsNotPayable_FailsThatPaymentAlone() public {
-        bytes32[5] memory ids = [
-            CAPABILITY,
-            keccak256("demo:unknown"),
-            keccak256("demo:unapproved"),
-            keccak256("demo:revoked"),
-            keccak256("demo:deactivated")
-        ];
+        bytes32[] memory ids = new bytes32[](5);
+        ids[0] = CAPABILITY;
+        ids[1] = keccak256("demo:unknown");
+        ids[2] = keccak256("demo:unapproved");
+        ids[3] = keccak256("demo:revoked");
+        ids[4] = keccak256("demo:deactivated");
         register(ids[2], provider, [uint16(8500), 1000, 500]);
         makePayable(ids[3], provider, [uint16(8500), 1000, 500]);
         makePayable(ids[4], provider, [uint16(8500), 1000, 500]);
@@ -188,9 +196,9 @@ contract V2SettleTest is V2Base {
         splitter.deactivate(ids[4]);
 
         IJecpSplitterV2.Batch memory batch = batchOf(5);
-        batch.capabilityIds = new bytes32[](5);
+        named(batch, ids);
+        batch.providers[2] = provider.addr;
         for (uint256 i = 0; i < 5; ++i) {
-            batch.capabilityIds[i] = ids[i];
             Terms memory t = terms(uint64(i));
             t.index = i;
             batch.payments[i] = sign(t);

@@ -190,15 +190,17 @@ abstract contract V2Base is Test {
         return sign(terms(number));
     }
 
-    function batchOf(uint256 count) internal pure returns (IJecpSplitterV2.Batch memory batch) {
+    function batchOf(uint256 count) internal view returns (IJecpSplitterV2.Batch memory batch) {
         batch.capabilityIds = new bytes32[](1);
         batch.capabilityIds[0] = CAPABILITY;
+        batch.providers = new address[](1);
+        batch.providers[0] = provider.addr;
         batch.payments = new IJecpSplitterV2.Payment[](count);
     }
 
     function batchOf(IJecpSplitterV2.Payment memory one)
         internal
-        pure
+        view
         returns (IJecpSplitterV2.Batch memory batch)
     {
         batch = batchOf(1);
@@ -207,12 +209,27 @@ abstract contract V2Base is Test {
 
     function batchOf(IJecpSplitterV2.Payment memory one, IJecpSplitterV2.Payment memory two)
         internal
-        pure
+        view
         returns (IJecpSplitterV2.Batch memory batch)
     {
         batch = batchOf(2);
         batch.payments[0] = one;
         batch.payments[1] = two;
+    }
+
+    /// @dev For these capabilities, and for whom each of them is payable now.
+    function named(IJecpSplitterV2.Batch memory batch, bytes32[] memory ids) internal view {
+        batch.capabilityIds = ids;
+        batch.providers = new address[](ids.length);
+        for (uint256 i = 0; i < ids.length; ++i) {
+            (batch.providers[i],,,,) = splitter.capabilities(ids[i]);
+        }
+    }
+
+    function named(IJecpSplitterV2.Batch memory batch, bytes32 id) internal view {
+        bytes32[] memory ids = new bytes32[](1);
+        ids[0] = id;
+        named(batch, ids);
     }
 
     /// @dev `count` payments numbered from `first`.

@@ -320,10 +320,11 @@ contract V2Handler is V2Base {
             if (all || k.fate != Fate.Gone || k.timesBooked != 0) chosen[got++] = k;
         }
         batch = batchOf(got);
-        batch.capabilityIds = new bytes32[](3);
+        bytes32[] memory all_ = new bytes32[](3);
         for (uint256 i = 0; i < 3; ++i) {
-            batch.capabilityIds[i] = ids[i];
+            all_[i] = ids[i];
         }
+        named(batch, all_);
         for (uint256 i = 0; i < got; ++i) {
             // A dishonest settler numbers as he likes.
             if (!HONEST && seed % 3 == 0) chosen[i].t.number = ++nextNumber;
