@@ -42,6 +42,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     uint256 internal constant NO_WORD = type(uint256).max;
 
     /// @dev One entry of a batch's `capabilityIds` while the batch is worked on.
+    /// `ceiling` is the largest value of a payment, zero if none may be booked.
     struct Line {
         bytes32 capabilityId;
         address provider;
@@ -306,7 +307,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         ) revert RegistrationChanged();
 
         capabilities[capabilityId] = Capability(provider, providerBps, hubBps, reserveBps, true);
-        emit CapabilityApproved(capabilityId, provider);
+        emit CapabilityApproved(capabilityId, provider, providerBps, hubBps, reserveBps);
     }
 
     /// @inheritdoc IJecpSplitterV2
@@ -632,7 +633,7 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         }
     }
 
-    // ---------------------------------------------------------------- events
+    // ---------------------------------------------------------------- helpers
 
     function _emitFailed(Payment calldata payment, bytes32 capabilityId, bytes memory reason)
         private

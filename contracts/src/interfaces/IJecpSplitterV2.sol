@@ -63,10 +63,10 @@ interface IJecpSplitterV2 {
         bytes32 vs;
     }
 
-    /// @notice Payments that are settled, recorded or refunded together.
-    /// @param capabilityIds Every capability of the batch, once: one entry is one reading, one
-    /// push. @param providers Whom the settler expects behind each of them. A capability that is
-    /// payable
+    /// @notice Payments that are settled, recorded or refunded together. An index or an offset that
+    /// points outside reverts the call: that is not a payment's fault, but the batch's.
+    /// @param capabilityIds Every capability of the batch, once: one entry is read and paid once.
+    /// @param providers Whom the settler expects behind each of them. A capability that is payable
     /// to somebody else is refused, so that a stolen relayer key alone redirects nothing.
     /// @param payments In the order in which they are tried.
     /// @param signatures Long signatures of contract payers (ERC-1271), one after the other.
@@ -86,8 +86,14 @@ interface IJecpSplitterV2 {
         uint16 reserveBps
     );
 
-    /// @notice The relayer made a registered capability payable.
-    event CapabilityApproved(bytes32 indexed capabilityId, address indexed provider);
+    /// @notice The relayer made a registered capability payable, with these shares.
+    event CapabilityApproved(
+        bytes32 indexed capabilityId,
+        address indexed provider,
+        uint16 providerBps,
+        uint16 hubBps,
+        uint16 reserveBps
+    );
 
     /// @notice The relayer made a capability unpayable.
     event CapabilityRevoked(bytes32 indexed capabilityId, address indexed provider);

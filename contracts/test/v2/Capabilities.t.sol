@@ -142,7 +142,7 @@ contract V2CapabilitiesTest is V2Base {
     function test_GivenRegistration_WhenApproved_IsPayable() public {
         register(OTHER, provider, otherBps);
         vm.expectEmit(address(splitter));
-        emit IJecpSplitterV2.CapabilityApproved(OTHER, provider.addr);
+        emit IJecpSplitterV2.CapabilityApproved(OTHER, provider.addr, 7000, 2000, 1000);
         approve(OTHER, provider.addr, otherBps);
         assertPayable(OTHER, provider.addr, otherBps, true);
     }

@@ -37,6 +37,7 @@ contract V2DifferentialTest is V2Base {
         accounts.push(address(splitter));
     }
 
+    /// forge-config: default.fuzz.runs = 200
     function testFuzz_ContractAndModelAgree(uint256 seed) public {
         entropy = seed;
         for (uint256 step = 0; step < STEPS; ++step) {
