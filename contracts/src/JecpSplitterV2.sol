@@ -29,8 +29,8 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
     );
 
-    /// @dev First four bytes of a nonce that its payer bound to a capability.
-    bytes4 internal constant BOUND = "JECP";
+    /// @dev "JECP", the first four bytes of a nonce that its payer bound to a capability.
+    uint256 internal constant BOUND = 0x4a454350;
 
     /// @dev As much of a pull's revert data as is copied: Error(string) with 64 bytes of text.
     uint256 internal constant MAX_REASON = 4 + 32 + 32 + 64;
@@ -362,9 +362,10 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IJecpSplitterV2
     function boundNonce(bytes32 capabilityId, uint64 salt) public view returns (bytes32) {
-        bytes32 terms =
-            keccak256(abi.encode(block.chainid, address(this), capabilityId, uint256(salt)));
-        return bytes32(abi.encodePacked(BOUND, salt, bytes20(uint160(uint256(terms)))));
+        uint256 hash = uint256(
+            keccak256(abi.encode(block.chainid, address(this), capabilityId, uint256(salt)))
+        );
+        return bytes32(BOUND << 224 | uint256(salt) << 160 | hash & type(uint160).max);
     }
 
     // ---------------------------------------------------------------- checks
@@ -385,13 +386,15 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         }
         if (_isBooked(payment.number(), tally)) return NumberBooked.selector;
         bytes32 nonce = payment.nonce;
-        if (bytes4(nonce) == BOUND && !_isBoundTo(nonce, line.capabilityId)) {
+        if (uint256(nonce) >> 224 == BOUND && !_isBoundTo(nonce, line.capabilityId)) {
             return BoundToAnotherCapability.selector;
         }
         return 0;
     }
 
     function _isBoundTo(bytes32 nonce, bytes32 capabilityId) private view returns (bool) {
+        // The salt is eight bytes of the nonce; the rest is cut off on purpose.
+        // forge-lint: disable-next-line(unsafe-typecast)
         return nonce == boundNonce(capabilityId, uint64(uint256(nonce) >> 160));
     }
 
@@ -507,11 +510,12 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
 
     function _isBooked(uint256 number, Tally memory tally) private returns (bool) {
         if (number >> 8 != tally.wordIndex) _turnTo(number >> 8, tally);
-        return tally.word & 1 << (number & 0xff) != 0;
+        return tally.word >> (number & 0xff) & 1 != 0;
     }
 
     /// @dev Follows `_isBooked` of the same number, so the word is the right one.
     function _mark(Payment calldata payment, Tally memory tally) private pure {
+        // forge-lint: disable-next-line(incorrect-shift)
         tally.word |= 1 << (payment.number() & 0xff);
     }
 

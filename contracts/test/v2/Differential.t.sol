@@ -38,6 +38,7 @@ contract V2DifferentialTest is V2Base {
     }
 
     /// forge-config: default.fuzz.runs = 200
+    /// forge-config: deep.fuzz.runs = 20000
     function testFuzz_ContractAndModelAgree(uint256 seed) public {
         entropy = seed;
         for (uint256 step = 0; step < STEPS; ++step) {
@@ -140,7 +141,7 @@ contract V2DifferentialTest is V2Base {
             p = 5000 + pick(4000);
             h = 500 + pick(400);
             Vm.Wallet memory wallet = pick(2) == 0 ? provider : otherProvider;
-            makePayable(ids[which], wallet, [uint16(p), uint16(h), uint16(10_000 - p - h)]);
+            makePayable(ids[which], wallet, sharesOf(p, h));
             who = wallet.addr;
         } else if (pick(2) == 0) {
             vm.prank(relayer);
@@ -166,6 +167,11 @@ contract V2DifferentialTest is V2Base {
     }
 
     // ------------------------------------------------------------ randomness
+
+    function sharesOf(uint256 p, uint256 h) internal pure returns (uint16[3] memory shares) {
+        // forge-lint: disable-next-line(unsafe-typecast)
+        (shares[0], shares[1], shares[2]) = (uint16(p), uint16(h), uint16(10_000 - p - h));
+    }
 
     function pick(uint256 below) internal returns (uint256) {
         entropy = uint256(keccak256(abi.encode(entropy)));

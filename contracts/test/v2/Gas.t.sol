@@ -186,7 +186,7 @@ contract V2GasTest is V2Base {
         assertEq(usdc.balanceOf(address(splitter)), 1);
     }
 
-    function distinctBatch(uint64 first, uint256 count, uint256 capabilityCount)
+    function distinctBatch(uint256 first, uint256 count, uint256 capabilityCount)
         internal
         returns (IJecpSplitterV2.Batch memory batch)
     {
@@ -201,7 +201,7 @@ contract V2GasTest is V2Base {
         }
         named(batch, ids);
         for (uint256 i = 0; i < count; ++i) {
-            Terms memory t = terms(first + uint64(i));
+            Terms memory t = terms(first + i);
             t.key = uint256(keccak256(abi.encode("payer", i)));
             t.from = vm.addr(t.key);
             t.index = i % capabilityCount;

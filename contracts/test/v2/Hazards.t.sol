@@ -57,6 +57,7 @@ contract Hook {
             (bool success, bytes memory result) = target.call(calls[i]);
             if (
                 !success
+                    // forge-lint: disable-next-line(unsafe-typecast)
                     && bytes4(result)
                         == ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector
             ) ++refusals;
@@ -214,7 +215,7 @@ contract V2HazardsTest is V2Base {
     /// one transaction that Base accepts.
     function test_Given99GasBurningPayers_WhenSettled_TheHundredthIsPaid() public {
         IJecpSplitterV2.Batch memory batch = batchOf(100);
-        for (uint64 i = 0; i < 99; ++i) {
+        for (uint256 i = 0; i < 99; ++i) {
             (ContractPayer wallet, Terms memory t) = walletTerms(i);
             wallet.setMood(ContractPayer.Mood.BurningGas);
             batch.payments[i] = sign(t);
@@ -238,7 +239,7 @@ contract V2HazardsTest is V2Base {
             ContractPayer.Mood.RevertingWithMuchData,
             ContractPayer.Mood.BurningGas
         ];
-        for (uint64 i = 0; i < 3; ++i) {
+        for (uint256 i = 0; i < 3; ++i) {
             (ContractPayer wallet, Terms memory t) = walletTerms(i);
             wallet.setMood(moods[i]);
             batch.payments[i] = sign(t);
@@ -508,7 +509,7 @@ contract V2HazardsTest is V2Base {
     /// @dev H18: the cap is per payment; what bounds a batch is that every payer signed.
     function test_GivenPaymentsAtTheCap_WhenSettledTogether_EachIsWithinIt() public {
         IJecpSplitterV2.Batch memory batch = batchOf(3);
-        for (uint64 i = 0; i < 3; ++i) {
+        for (uint256 i = 0; i < 3; ++i) {
             Terms memory t = terms(i);
             t.value = CAP;
             batch.payments[i] = sign(t);

@@ -266,7 +266,7 @@ contract V2RecordTest is V2Base {
         ];
         IJecpSplitterV2.Batch memory batch = batchOf(4);
         ContractPayer[3] memory wallets;
-        for (uint64 i = 0; i < 3; ++i) {
+        for (uint256 i = 0; i < 3; ++i) {
             Terms memory t;
             (wallets[i], t) = walletTerms(i);
             batch.payments[i] = sign(t);

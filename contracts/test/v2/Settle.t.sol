@@ -68,7 +68,7 @@ contract V2SettleTest is V2Base {
         bytes32 hash =
             keccak256(abi.encode(uint256(84_532), address(splitter), CAPABILITY, uint256(salt)));
         bytes32 nonce = splitter.boundNonce(CAPABILITY, salt);
-        assertEq(bytes4(nonce), bytes4(0x4a454350));
+        assertEq(uint256(nonce) >> 224, 0x4a454350, "JECP");
         assertEq(uint64(uint256(nonce >> 160)), salt);
         assertEq(uint160(uint256(nonce)), uint160(uint256(hash)));
     }
@@ -132,7 +132,7 @@ contract V2SettleTest is V2Base {
         two[1] = OTHER;
         named(batch, two);
         for (uint256 i = 0; i < 30; ++i) {
-            Terms memory t = terms(uint64(i));
+            Terms memory t = terms(i);
             t.index = i % 3 == 0 ? 1 : 0;
             batch.payments[i] = sign(t);
             expectSettled(batch.capabilityIds[t.index], batch.payments[i]);
@@ -148,7 +148,7 @@ contract V2SettleTest is V2Base {
     function test_GivenSeveralPayments_WhenSettled_RoundsPerPayment() public {
         IJecpSplitterV2.Batch memory batch = batchOf(3);
         for (uint256 i = 0; i < 3; ++i) {
-            Terms memory t = terms(uint64(i));
+            Terms memory t = terms(i);
             t.value = 9;
             batch.payments[i] = sign(t);
         }
@@ -199,7 +199,7 @@ contract V2SettleTest is V2Base {
         named(batch, ids);
         batch.providers[2] = provider.addr;
         for (uint256 i = 0; i < 5; ++i) {
-            Terms memory t = terms(uint64(i));
+            Terms memory t = terms(i);
             t.index = i;
             batch.payments[i] = sign(t);
         }
@@ -260,13 +260,13 @@ contract V2SettleTest is V2Base {
             splitter.boundNonce(OTHER, 5),
             twin.boundNonce(CAPABILITY, 5),
             bytes32(0),
-            bytes32(bytes4("JECP")) | bytes32(uint256(1))
+            bytes32(uint256(0x4a454350) << 224 | 1)
         ];
         vm.chainId(8453);
         nonces[2] = splitter.boundNonce(CAPABILITY, 5);
         vm.chainId(84_532);
         for (uint256 i = 0; i < nonces.length; ++i) {
-            Terms memory t = terms(uint64(i));
+            Terms memory t = terms(i);
             t.nonce = nonces[i];
             IJecpSplitterV2.Payment memory p = sign(t);
             expectRefused(p, false, IJecpSplitterV2.BoundToAnotherCapability.selector);

@@ -146,7 +146,7 @@ abstract contract V2Base is Test {
     // ------------------------------------------------------------ payments
 
     /// @dev An ordinary payment of `PRICE` by `payer`, settlement number and nonce from one seed.
-    function terms(uint64 number) internal view returns (Terms memory) {
+    function terms(uint256 number) internal view returns (Terms memory) {
         return Terms({
             from: payer,
             key: PAYER_KEY,
@@ -154,7 +154,8 @@ abstract contract V2Base is Test {
             validAfter: block.timestamp - 600,
             validBefore: block.timestamp + 60,
             nonce: keccak256(abi.encode("authorization nonce", number)),
-            number: number,
+            // forge-lint: disable-next-line(unsafe-typecast)
+            number: uint64(number),
             index: 0
         });
     }
@@ -186,7 +187,7 @@ abstract contract V2Base is Test {
         return pack(t, r, bytes32(uint256(s) | uint256(v - 27) << 255), 0);
     }
 
-    function payment(uint64 number) internal view returns (IJecpSplitterV2.Payment memory) {
+    function payment(uint256 number) internal view returns (IJecpSplitterV2.Payment memory) {
         return sign(terms(number));
     }
 
@@ -233,14 +234,14 @@ abstract contract V2Base is Test {
     }
 
     /// @dev `count` payments numbered from `first`.
-    function batchFrom(uint64 first, uint256 count)
+    function batchFrom(uint256 first, uint256 count)
         internal
         view
         returns (IJecpSplitterV2.Batch memory batch)
     {
         batch = batchOf(count);
         for (uint256 i = 0; i < count; ++i) {
-            batch.payments[i] = payment(first + uint64(i));
+            batch.payments[i] = payment(first + i);
         }
     }
 
@@ -284,7 +285,7 @@ abstract contract V2Base is Test {
     }
 
     /// @dev A smart wallet with money, owned by `PAYER_KEY`.
-    function walletTerms(uint64 number) internal returns (ContractPayer wallet, Terms memory t) {
+    function walletTerms(uint256 number) internal returns (ContractPayer wallet, Terms memory t) {
         wallet = new ContractPayer(payer);
         usdc.mint(address(wallet), 1_000_000_000);
         t = terms(number);

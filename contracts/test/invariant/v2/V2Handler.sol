@@ -189,7 +189,7 @@ contract V2Handler is V2Base {
         try splitter.record(batch, CHECK_GAS) {
             count(vm.getRecordedLogs());
         } catch (bytes memory reason) {
-            assertEq(bytes4(reason), IJecpSplitterV2.NoPushSucceeded.selector);
+            assertEq(reason, abi.encodeWithSelector(IJecpSplitterV2.NoPushSucceeded.selector));
         }
     }
 
@@ -207,6 +207,7 @@ contract V2Handler is V2Base {
         (,,,, bool active) = splitter.capabilities(id);
         if (active) return;
         Vm.Wallet memory wallet = providers[who % 3];
+        // forge-lint: disable-next-line(unsafe-typecast)
         uint16 h = uint16(500 + shares % 1000);
         uint16[3] memory bps = [10_000 - h - 100, h, uint16(100)];
         register(id, wallet, bps);
@@ -350,8 +351,9 @@ contract V2Handler is V2Base {
                     || topic == IJecpSplitterV2.PaymentRecorded.selector
             ) {
                 (number, value, nonce) = abi.decode(logs[i].data, (uint64, uint256, bytes32));
+                // forge-lint: disable-next-line(unsafe-typecast)
                 from = address(uint160(value >> 96));
-                value = uint96(value);
+                value &= type(uint96).max;
                 if (topic == IJecpSplitterV2.PaymentSettled.selector) settledSum += value;
                 else recordedSum += value;
                 bytes32 boundTo = pool[known[keccak256(abi.encode(from, nonce))] - 1].boundTo;

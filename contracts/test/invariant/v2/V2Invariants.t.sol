@@ -126,6 +126,8 @@ contract V2HonestSettlerInvariants is V2Invariants {
         setUpWith(true);
     }
 
+    /// forge-config: default.invariant.runs = 24
+    /// forge-config: deep.invariant.runs = 10000
     function invariant_WithAnHonestSettler() public view {
         checkWhateverTheSettlerDoes();
         checkExactlyOncePerPayerAndNonce();
@@ -176,6 +178,8 @@ contract V2DishonestSettlerInvariants is V2Invariants {
         setUpWith(false);
     }
 
+    /// forge-config: default.invariant.runs = 24
+    /// forge-config: deep.invariant.runs = 10000
     function invariant_WithADishonestSettler() public view {
         checkWhateverTheSettlerDoes();
         checkTakesOnlyWhatBelongsToNobody();
