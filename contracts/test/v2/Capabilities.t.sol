@@ -175,8 +175,9 @@ contract V2CapabilitiesTest is V2Base {
     function test_RevertWhen_SharesWereChangedBeforeTheApproval() public {
         register(OTHER, provider, bps);
         register(OTHER, provider, [uint16(9400), 500, 100]);
-        uint16[3][3] memory seen = [bps, [uint16(9400), 501, 99], [uint16(9399), 500, 101]];
-        for (uint256 i = 0; i < 3; ++i) {
+        uint16[3][4] memory seen =
+            [bps, [uint16(9401), 500, 100], [uint16(9400), 501, 100], [uint16(9400), 500, 101]];
+        for (uint256 i = 0; i < 4; ++i) {
             vm.prank(relayer);
             vm.expectRevert(IJecpSplitterV2.RegistrationChanged.selector);
             splitter.approve(OTHER, provider.addr, seen[i][0], seen[i][1], seen[i][2]);
