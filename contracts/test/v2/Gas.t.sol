@@ -4,6 +4,8 @@ pragma solidity 0.8.37;
 import {Vm, VmSafe} from "forge-std/Vm.sol";
 import {IJecpSplitterV2} from "../../src/interfaces/IJecpSplitterV2.sol";
 import {IUsdc} from "../../src/interfaces/IUsdc.sol";
+import {UsdcDouble} from "../doubles/UsdcDouble.sol";
+import {UsdcProxy} from "../doubles/UsdcProxy.sol";
 import {BarePull} from "./BarePull.sol";
 import {V2Base} from "./V2Base.t.sol";
 
@@ -60,6 +62,17 @@ contract V2GasTest is V2Base {
         overBarePull("1_in_fresh_word", distinctBatch(256, 1, 1));
         assertLe(overBarePull("100_in_fresh_word", distinctBatch(256, 100, 1)), 3200);
         assertLe(overBarePull("300_in_fresh_word", distinctBatch(256, 300, 1)), 2900);
+    }
+
+    /// @dev The same behind a proxy, as USDC is: each push costs a delegation more.
+    function test_Settle_BehindAProxy() public {
+        bytes32 slot = keccak256("org.zeppelinos.proxy.implementation");
+        vm.store(address(usdc), slot, bytes32(uint256(uint160(address(new UsdcDouble())))));
+        vm.etch(address(usdc), address(new UsdcProxy()).code);
+        assertLe(overBarePull("1_behind_proxy", distinctBatch(1, 1, 1)), 50_000);
+        assertLe(overBarePull("10_behind_proxy", distinctBatch(11, 10, 1)), 7200);
+        assertLe(overBarePull("100_behind_proxy", distinctBatch(21, 100, 1)), 3200);
+        assertLe(overBarePull("300_behind_proxy", distinctBatch(1, 300, 1)), 2900);
     }
 
     /// @dev EIP-7825: 2^24 gas is the most that one transaction of Base may carry.
