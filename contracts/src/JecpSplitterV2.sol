@@ -408,7 +408,6 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     ) private view returns (bytes4) {
         address payer = payment.payer();
         if (recorded[payer][payment.nonce]) return AlreadyRecorded.selector;
-        if (payment.value() > unaccounted) return InsufficientUnaccounted.selector;
         if (!IUsdc(USDC).authorizationState(payer, payment.nonce)) {
             return AuthorizationNotUsed.selector;
         }
@@ -428,6 +427,8 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
         if (!_isPayerSignature(payer, digest, signature, checkGas)) {
             return InvalidSignature.selector;
         }
+        // Last, so that it says something: signed and used, and yet the money is not here.
+        if (payment.value() > unaccounted) return InsufficientUnaccounted.selector;
         return 0;
     }
 

@@ -338,7 +338,7 @@ contract V2RecordTest is V2Base {
     function test_GivenPausedToken_WhenEverythingIsSkipped_DoesNotRevert() public {
         usdc.pause();
         IJecpSplitterV2.Payment memory p = payment(1);
-        expectSkipped(p, IJecpSplitterV2.InsufficientUnaccounted.selector);
+        expectSkipped(p, IJecpSplitterV2.AuthorizationNotUsed.selector);
         record(batchOf(p));
     }
 
