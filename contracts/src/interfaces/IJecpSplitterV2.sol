@@ -210,19 +210,18 @@ interface IJecpSplitterV2 {
     /// Reverts as a whole when gas is short, never lets a payment fail for it.
     /// @param pullGas Gas limit of one pull, and so the most that a hostile contract payer can
     /// burn. The first pull of a transaction is the dearest. A limit that is too low fails payments
-    /// with
-    /// an empty reason, and harms nothing.
+    /// with an empty reason, and harms nothing.
     function settle(Batch calldata batch, uint256 pullGas) external;
 
     /// @notice Attributes and pays out payments that somebody else pulled into this contract: a
     /// facilitator, or a stranger who submitted an authorization first.
     /// @dev Only the settler. Emits one `PaymentRecorded` or `PaymentSkipped` per payment. A
-    /// payment is taken only if its number is not booked, (payer, nonce) was neither recorded nor
-    /// refunded,
-    /// the token says that the nonce is used, the payer signed (this contract, value, nonce), the
-    /// capability is payable and the nonce not bound to another, and the contract holds the value
-    /// beyond what it owes. A payer who signs and then cancels passes: only who reads the token's
-    /// events sees that.
+    /// payment is taken only if its capability is payable, its value within the cap, its number not
+    /// booked, its nonce not bound to another capability; if (payer, nonce) was neither recorded
+    /// nor refunded, the token says that the nonce is used, the payer signed (this contract, value,
+    /// nonce), and the contract holds the value beyond what it owes; in this order, the first that
+    /// fails is the reason. A payer who signs and then cancels passes: only who reads the token's
+    /// events sees that. Reverts when money was booked and nobody could be paid.
     /// @param checkGas Gas limit of one contract payer's ERC-1271 answer.
     function record(Batch calldata batch, uint256 checkGas) external;
 

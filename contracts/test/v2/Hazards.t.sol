@@ -38,8 +38,19 @@ contract Hook {
         mode = 3;
     }
 
+    /// @notice Costs a million gas.
+    function reprice(bytes4 when_) external {
+        when = when_;
+        mode = 4;
+    }
+
     fallback() external {
         if (msg.sig != when) return;
+        if (mode == 4) {
+            uint256 start = gasleft();
+            while (start - gasleft() < 1_000_000) {}
+            return;
+        }
         if (mode == 2) {
             assembly {
                 // Memory that nothing was written to.
@@ -495,6 +506,33 @@ contract V2HazardsTest is V2Base {
         vm.prank(settler);
         splitter.settle(batch, 1_000_000);
         assertBalances(170_000, 20_000, 10_000, 0);
+    }
+
+    /// @dev The limit that the interface names: were a push to cost more than 400,000 gas, a
+    /// settler could starve it and have a healthy recipient escrowed: the last one, whose escrow is
+    /// in use
+    /// and cheap to add to. The money is there, and `withdraw` pays it.
+    function test_GivenPushesOfAMillionGas_WhenStarved_EscrowsAndLosesNothing() public {
+        usdc.blacklist(networkReserve);
+        settle(batchFrom(1, 1));
+        usdc.unBlacklist(networkReserve);
+        Hook hook = new Hook();
+        upgradeToken(address(hook));
+        hook.reprice(PUSH);
+        bytes memory call = abi.encodeCall(IJecpSplitterV2.settle, (batchFrom(2, 1), 200_000));
+        uint256 escrowed;
+        for (uint256 limit = 2_000_000; limit < 3_400_000; limit += 24_989) {
+            uint256 state = vm.snapshotState();
+            vm.prank(settler);
+            (bool success,) = address(splitter).call{gas: limit}(call);
+            if (success && splitter.escrow(networkReserve) > 10_000) ++escrowed;
+            if (success) {
+                splitter.withdraw(networkReserve);
+                assertBalances(340_000, 40_000, 20_000, 0);
+            }
+            vm.revertToState(state);
+        }
+        assertGt(escrowed, 0);
     }
 
     /// @dev H7: treasury and reserve blacklisted for ever stop nobody else's share.
