@@ -37,7 +37,7 @@ contract V2DifferentialTest is V2Base {
         accounts.push(address(splitter));
     }
 
-    /// forge-config: default.fuzz.runs = 200
+    /// forge-config: default.fuzz.runs = 128
     /// forge-config: deep.fuzz.runs = 20000
     function testFuzz_ContractAndModelAgree(uint256 seed) public {
         entropy = seed;

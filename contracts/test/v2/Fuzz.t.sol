@@ -45,6 +45,8 @@ contract Unpacker is Test {
     }
 }
 
+/// forge-config: default.fuzz.runs = 128
+/// forge-config: deep.fuzz.runs = 20000
 contract V2FuzzTest is V2Base {
     /// @dev I-1, I-5: floors for provider and hub, the rest to the reserve, nothing left over.
     function testFuzz_Split_IsConserved(uint256 value, uint256 hubBps, uint256 reserveBps) public {
