@@ -5,6 +5,7 @@ import {console} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
 import {VmSafe} from "forge-std/Vm.sol";
 import {JecpSplitter} from "../contracts/src/JecpSplitter.sol";
+import {IJecpSplitterV2} from "../contracts/src/interfaces/IJecpSplitterV2.sol";
 import {ISafe, ISplitter, IUsdc} from "./base/ISplitter.sol";
 import {SplitterScript} from "./base/SplitterScript.sol";
 
@@ -353,10 +354,10 @@ contract Deploy is SplitterScript {
     }
 
     function _checkStrangerIsRefused(Config memory config, ISplitter splitter) internal {
-        ISplitter.Batch memory empty;
+        IJecpSplitterV2.Batch memory empty;
         bytes memory call = _equal(config.version, V1)
             ? abi.encodeCall(ISplitter.recordSettlement, (bytes32(0), 1))
-            : abi.encodeCall(ISplitter.settle, (empty, 0));
+            : abi.encodeCall(IJecpSplitterV2.settle, (empty, 0));
         vm.prank(address(0xdead));
         (bool success, bytes memory reason) = address(splitter).call(call);
         require(!success, "Deploy: a stranger could record a settlement");
