@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::{env, fs, process::Command};
 
 /// Every contract whose artifact is checked in.
-const CONTRACTS: [&str; 1] = ["JecpSplitter"];
+const CONTRACTS: [&str; 2] = ["JecpSplitter", "JecpSplitterV2"];
 
 /// Compiles `contracts/src` with the settings of foundry.toml.
 fn compile() -> Vec<(String, Value)> {

@@ -149,6 +149,12 @@ pub(super) async fn inspect(
             }
             Err(error) => return Err(error.into()),
         };
+    if name == DOMAIN_NAME && version == SplitterVersion::V2.domain_version() {
+        return fatal(format!(
+            "splitter {address}: it is a JecpSplitterV2, which this release deploys but does not \
+             drive yet; correct address"
+        ));
+    }
     let expected = SplitterVersion::V1;
     if name != DOMAIN_NAME || version != expected.domain_version() {
         return fatal(format!(

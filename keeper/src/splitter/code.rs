@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub enum SplitterVersion {
     /// JecpSplitter, the published surface; EIP-712 version "1.1.1".
     V1,
+    /// JecpSplitterV2; EIP-712 version "2".
+    V2,
 }
 
 /// What of an artifact says how a deployed contract looks.
@@ -28,7 +30,7 @@ struct Immutable {
 
 impl SplitterVersion {
     /// Every version.
-    pub const ALL: [Self; 1] = [Self::V1];
+    pub const ALL: [Self; 2] = [Self::V1, Self::V2];
 
     /// The version whose artifact in `abi/` this runtime code is, immutables aside.
     ///
@@ -48,12 +50,14 @@ impl SplitterVersion {
     pub const fn domain_version(self) -> &'static str {
         match self {
             Self::V1 => "1.1.1",
+            Self::V2 => "2",
         }
     }
 
     const fn artifact(self) -> &'static str {
         match self {
             Self::V1 => include_str!("../../../abi/JecpSplitter.json"),
+            Self::V2 => include_str!("../../../abi/JecpSplitterV2.json"),
         }
     }
 }

@@ -9,7 +9,7 @@ mod capability;
 mod code;
 mod events;
 
-pub use bindings::JecpSplitter;
+pub use bindings::{IJecpSplitterV2, JecpSplitter, JecpSplitterV2};
 pub use calls::{PaymentIdentity, record_call, recorded_identity, split_call};
 pub use capability::{SplitTerms, capability_id};
 pub use code::SplitterVersion;
