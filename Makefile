@@ -4,6 +4,8 @@
 .PHONY: demo test lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
+# Most of a whole-system test is waiting for blocks.
+export RUST_TEST_THREADS ?= 4
 FORGE := node_modules/.bin/forge
 # forge lint compiles without bytecode, and would leave tests without it in a shared cache.
 LINT := FOUNDRY_OUT=target/lint-out FOUNDRY_CACHE_PATH=target/lint-cache $(FORGE)

@@ -1,14 +1,16 @@
 //! What is wrong stops the daemon with one sentence; what does not answer is waited for; a key that
 //! the contract does not obey settles nothing.
 
-use crate::support::{Draft, call, chain, eventually, hub, invoke, keeper, now, on_chain, stack};
+use crate::support::{
+    Draft, call, chain, eventually, hub, invoke, keeper, now, on_chain, stack, tools,
+};
 use keeper::chain::BlockTag;
-use sandbox::{Stack, StackOptions};
+use sandbox::{Anvil, AnvilOptions, Stack, StackOptions};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixStream},
 };
 
 /// Exit code of a wrong configuration.
@@ -36,6 +38,8 @@ async fn a_wrong_configuration_stops_it_with_one_sentence() {
             config.replace(&from, &to)
         }
     };
+    let other = AnvilOptions { chain_id: 31_337, ..AnvilOptions::default() };
+    let other = Anvil::start(&tools(), &other).await.unwrap();
     let nobody = "0x00000000000000000000000000000000000000dd".to_owned();
     let usdc = stack.contracts.usdc.to_string();
     let treasury = stack.roles.hub_treasury.to_string();
@@ -45,8 +49,12 @@ async fn a_wrong_configuration_stops_it_with_one_sentence() {
             "unknown field: found `pol_interval`",
         ),
         (
+            replace(stack.anvil.url().to_owned(), other.url().to_owned()),
+            "chain 84532: its rpc endpoint serves chain 31337; correct id or rpc",
+        ),
+        (
             replace("84532".to_owned(), "8453".to_owned()),
-            "chain 8453: its rpc endpoint serves chain 84532; correct id or rpc",
+            "test_mode = true is not for chain 8453, where money is real",
         ),
         (replace(splitter.clone(), nobody), "there is no contract on chain 84532"),
         (replace(splitter, usdc), "the contract is no JecpSplitter 1.1.1"),
@@ -55,6 +63,9 @@ async fn a_wrong_configuration_stops_it_with_one_sentence() {
             "is also the contract's HUB_TREASURY; give the puller a key of its own",
         ),
         (replace("catalogue.toml".to_owned(), "no-such-file.toml".to_owned()), "no-such-file.toml"),
+        (replace("[http]".to_owned(), "[http".to_owned()), "TOML parse error"),
+        (replace(stack.settler.0.clone(), "no-such-key".to_owned()), "correct key_id and region"),
+        (replace("sqlite:/".to_owned(), "sqlite:/no-such-folder/".to_owned()), "does not exist"),
     ] {
         let (code, last) = ends(stack, change).await;
         assert_eq!(code, MISCONFIGURED, "{sentence}: {last}");
@@ -72,6 +83,20 @@ async fn a_token_with_another_domain_stops_it() {
     let (code, last) = ends(&stack, |config| config).await;
     assert_eq!(code, MISCONFIGURED, "{last}");
     assert!(last.contains("its DOMAIN_SEPARATOR is not that of \"USDC\" version \"2\""), "{last}");
+}
+
+/// A contract that says the right name and has another code is not trusted with a record.
+#[tokio::test]
+async fn a_splitter_with_other_code_stops_it() {
+    let stack = stack("code", StackOptions::default()).await;
+    let splitter = stack.contracts.splitter;
+    let mut code = chain(&stack).code(splitter).await.unwrap().to_vec();
+    // Behind everything that is executed, so that it answers as before.
+    code.push(0);
+    stack.anvil.set_code(splitter, &code.into()).await.unwrap();
+    let (code, last) = ends(&stack, |config| config).await;
+    assert_eq!(code, MISCONFIGURED, "{last}");
+    assert!(last.contains("its code is not the one in abi/"), "{last}");
 }
 
 #[tokio::test]
@@ -133,16 +158,21 @@ async fn a_key_that_the_contract_does_not_obey_settles_nothing() {
 
 // ------------------------------------------------------------------------------ waiting
 
-/// A port on which nobody listens until `open` is called; then it leads to `target`.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A port on which nobody listens until `open` is called; then it leads to `target`, until `close`.
 struct Gate {
     port: u16,
     target: String,
+    closing: tokio::sync::watch::Sender<()>,
 }
 
 impl Gate {
     async fn closed(target: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        Self { port, target: target.strip_prefix("http://").unwrap().to_owned() }
+        let target = target.split_once("://").unwrap().1.to_owned();
+        Self { port, target, closing: tokio::sync::watch::Sender::new(()) }
     }
 
     fn url(&self) -> String {
@@ -152,16 +182,35 @@ impl Gate {
     async fn open(&self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let target = self.target.clone();
+        let mut closed = self.closing.subscribe();
         tokio::spawn(async move {
-            while let Ok((mut inward, _)) = listener.accept().await {
-                let target = target.clone();
+            loop {
+                let accepted = tokio::select! {
+                    _ = closed.changed() => return,
+                    accepted = listener.accept() => accepted,
+                };
+                let (mut inward, _) = accepted.unwrap();
+                let (target, mut closed) = (target.clone(), closed.clone());
                 tokio::spawn(async move {
-                    if let Ok(mut outward) = TcpStream::connect(target).await {
-                        let _ = copy_bidirectional(&mut inward, &mut outward).await;
+                    let mut outward: Box<dyn Stream> = if target.starts_with('/') {
+                        // PostgreSQL's socket lies in that folder.
+                        let socket = format!("{target}/.s.PGSQL.5432");
+                        Box::new(UnixStream::connect(socket).await.unwrap())
+                    } else {
+                        Box::new(TcpStream::connect(target).await.unwrap())
+                    };
+                    tokio::select! {
+                        _ = closed.changed() => {}
+                        _ = copy_bidirectional(&mut inward, &mut outward) => {}
                     }
                 });
             }
         });
+    }
+
+    /// Cuts every connection; nobody listens any more.
+    fn close(&self) {
+        self.closing.send_replace(());
     }
 }
 
@@ -197,10 +246,13 @@ async fn an_unreachable_chain_or_kms_is_waited_for() {
 
 #[tokio::test]
 async fn an_unreachable_database_is_waited_for() {
-    let stack = &hub().await.stack;
-    let closed = Gate::closed("http://nowhere").await;
-    let database = format!("postgres://keeper@127.0.0.1:{}/hub", closed.port);
-    let daemon = stack.spawn(&keeper(), &database, &[], |config| config).await.unwrap();
+    let stack = stack("database", StackOptions::default()).await;
+    let url = crate::support::postgres().await;
+    let (login, place) = url.rsplit_once('@').unwrap();
+    let (server, name) = place.rsplit_once('/').unwrap();
+    let gate = Gate::closed(&format!("tcp://{}", server.replace("%2F", "/"))).await;
+    let database = format!("{login}@127.0.0.1:{}/{name}", gate.port);
+    let mut daemon = stack.spawn(&keeper(), &database, &[], |config| config).await.unwrap();
     eventually("it says what it waits for", || async {
         let (status, waiting) = waiting_for(&daemon.url).await;
         status == 503 && waiting["database"].is_string()
@@ -209,6 +261,63 @@ async fn an_unreachable_database_is_waited_for() {
     // It stays up: this is no reason to end.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(reqwest::get(format!("{}/livez", daemon.url)).await.unwrap().status(), 200);
+    gate.open().await;
+    daemon.ready().await.unwrap();
+    // And when it goes away later.
+    gate.close();
+    eventually("it says so again", || async {
+        let (status, waiting) = waiting_for(&daemon.url).await;
+        status == 503 && waiting["database"].is_string()
+    })
+    .await;
+    gate.open().await;
+    daemon.ready().await.unwrap();
+    let draft = Draft::new(&stack.agent(1_000_000).await.unwrap(), stack.contracts.splitter);
+    eventually("it sells again", || async {
+        invoke(&daemon.url, &call("database-1"), Some(&draft.header())).await.status == 200
+    })
+    .await;
+}
+
+/// What was there and goes away: not ready, and nothing is reserved that could not be settled.
+#[tokio::test]
+async fn a_chain_or_kms_that_goes_away_closes_the_intake() {
+    let stack = stack("away", StackOptions::default()).await;
+    let payer = stack.agent(1_000_000).await.unwrap();
+    for (component, address) in
+        [("chain", stack.anvil.url().to_owned()), ("kms", stack.kms.url().to_owned())]
+    {
+        let gate = Gate::closed(&address).await;
+        gate.open().await;
+        let database = format!("sqlite:{}", stack.folder.join(format!("{component}.db")).display());
+        let change = |config: String| config.replace(&address, &gate.url());
+        let mut daemon = stack.spawn(&keeper(), &database, &[], change).await.unwrap();
+        daemon.ready().await.unwrap();
+        gate.close();
+        // The first payment may be taken before anybody knows; it is pending, not lost.
+        let first = Draft::new(&payer, stack.contracts.splitter);
+        let calls = {
+            let (url, header) = (daemon.url.clone(), first.header());
+            tokio::spawn(async move { invoke(&url, &call("away-1"), Some(&header)).await })
+        };
+        eventually("it says what is missing", || async {
+            let (status, waiting) = waiting_for(&daemon.url).await;
+            status == 503 && waiting[component].is_string()
+        })
+        .await;
+        assert_eq!(calls.await.unwrap().status, 503, "{component}");
+        let second = Draft::new(&payer, stack.contracts.splitter);
+        let refused = invoke(&daemon.url, &call("away-2"), Some(&second.header())).await;
+        assert_eq!((refused.status, refused.code()), (503, "SERVICE_DEGRADED"), "{refused:?}");
+        let row = crate::support::settlement_of(&database, &second.authorization).await;
+        assert!(row.is_none(), "{component}: reserved");
+        gate.open().await;
+        daemon.ready().await.unwrap();
+        eventually("it sells again", || async {
+            invoke(&daemon.url, &call("away-1"), Some(&first.header())).await.status == 200
+        })
+        .await;
+    }
 }
 
 // ------------------------------------------------------------------------------ stopping

@@ -84,7 +84,38 @@ async fn an_unpaid_call_is_told_the_price_in_three_languages() {
         r#"x402, scheme="exact", network="base-sepolia""#
     );
     assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("retry-after"), "30");
     assert!(answer.header("access-control-expose-headers").contains("x-payment-response"));
+    assert_eq!(answer.body["documentation_url"], "https://jecp.dev/errors/payment_required");
+    assert_eq!(answer.body["details"]["subcause"], "x402_or_wallet");
+    assert_eq!(answer.body["details"]["required_usdc"].to_string(), "0.2");
+}
+
+/// R-031, R-032: a browser may send what a payment needs and read what it is answered.
+#[tokio::test]
+async fn browsers_may_pay() {
+    let hub = hub().await;
+    let preflight = reqwest::Client::new()
+        .request(reqwest::Method::OPTIONS, format!("{}/v1/invoke", hub.daemon.url))
+        .header("origin", "https://agent.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "X-Agent-ID, X-API-Key, X-Payment, Content-Type")
+        .send()
+        .await
+        .unwrap();
+    assert!(preflight.status().is_success());
+    let header = |name: &str| {
+        preflight.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_lowercase()
+    };
+    let allowed = header("access-control-allow-headers");
+    for name in ["x-agent-id", "x-api-key", "x-payment", "payment-signature", "content-type"] {
+        assert!(allowed.contains(name), "{name}: {allowed}");
+    }
+    let exposed = header("access-control-expose-headers");
+    for name in ["x-payment-response", "payment-required", "payment-response", "x-request-id"] {
+        assert!(exposed.contains(name), "{name}: {exposed}");
+    }
+    assert_eq!(header("access-control-allow-origin"), "*");
 }
 
 #[tokio::test]
@@ -92,10 +123,13 @@ async fn a_call_that_is_none_is_refused_before_payment_is_looked_at() {
     let hub = hub().await;
     let draft = draft().await;
     let header = draft.header();
-    let unknown = json!({"jecp": "1.0", "id": "call-1", "capability": "demo/other",
+    let unknown = json!({"jecp": "1.0", "id": "call-1", "capability": "nobody/other",
                          "action": "other", "input": {}});
+    let action = json!({"jecp": "1.0", "id": "call-1", "capability": "demo/other",
+                        "action": "other", "input": {}});
     for (body, status, code) in [
         (unknown, 404, "CAPABILITY_NOT_FOUND"),
+        (action, 404, "ACTION_NOT_FOUND"),
         (json!({"jecp": "1.0"}), 400, "INVALID_REQUEST"),
         (json!([1, 2]), 400, "INVALID_REQUEST"),
     ] {
@@ -259,7 +293,6 @@ async fn badly_signed() {
 }
 
 sol! {
-    function cancelAuthorization(address authorizer, bytes32 nonce, bytes signature);
     function blacklist(address account);
     function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature);
 }
@@ -321,6 +354,7 @@ async fn paid_is_served_with_a_receipt() {
     let receipt = answer.receipt();
     assert_eq!(receipt["success"], true);
     assert_eq!(receipt["network"], "base-sepolia");
+    assert_eq!(answer.body["execution"]["trust_tier"], "bronze");
     let payer: Address = serde_json::from_value(receipt["payer"].clone()).unwrap();
     assert_eq!(payer, draft.authorization.from);
     let billing = &answer.body["billing"];
@@ -362,6 +396,9 @@ async fn an_authorization_pays_for_one_request() {
 
     let other_id = invoke(&hub.daemon.url, &call("once-2"), Some(&header)).await;
     assert_eq!((other_id.status, other_id.code()), (409, "X402_SETTLEMENT_REUSED"));
+    let details = &other_id.body["error"]["details"];
+    assert_eq!(details["original_request_id"], "once-1");
+    assert!(details["tx_hash"].is_string() && details["original_settled_at"].is_string());
     let mut changed = call("once-1");
     changed["input"] = json!({"id": "something else"});
     let other_content = invoke(&hub.daemon.url, &changed, Some(&header)).await;
@@ -454,7 +491,7 @@ async fn a_pending_payment_is_answered_with_its_hash() {
     assert_eq!(pending.header("retry-after"), "2");
     let details = &pending.body["error"]["details"];
     assert_eq!(details["settlement"], "settle_pending");
-    let hash: B256 = serde_json::from_value(details["transaction"].clone()).unwrap();
+    let hash: B256 = serde_json::from_value(details["tx_hash"].clone()).unwrap();
 
     stack.anvil.rpc("evm_mine", json!([])).await.unwrap();
     crate::support::eventually("the same call is served", || async {
@@ -480,12 +517,20 @@ async fn a_broken_provider_makes_a_refund_due() {
     let header = draft.header();
     let failed = invoke(&daemon.url, &call("broken-1"), Some(&header)).await;
     assert_eq!((failed.status, failed.code()), (502, "PROVIDER_ERROR"), "{failed:?}");
-    assert_eq!(failed.body["error"]["details"]["refund"], "due");
+    let details = &failed.body["error"]["details"];
+    assert_eq!(details["refund"], "due");
+    let settlement = settlement_of(&database, &draft.authorization).await.unwrap();
+    assert_eq!(details["tx_hash"], json!(settlement.pull.unwrap().tx_hash));
+    assert_eq!(details["transaction_id"], settlement.id.to_string());
     assert_eq!(stack.provider.calls(), 1);
 
     stack.provider.set_failing(false);
     let again = invoke(&daemon.url, &call("broken-1"), Some(&header)).await;
-    assert_eq!(again.status, 502);
+    assert_eq!(
+        (again.status, &again.body["error"]),
+        (502, &failed.body["error"]),
+        "the same answer"
+    );
     assert_eq!(stack.provider.calls(), 1, "not called again");
     crate::support::eventually("recorded and split all the same", || async {
         settlement_of(&database, &draft.authorization).await.unwrap().keeper_state

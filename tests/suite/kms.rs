@@ -166,7 +166,10 @@ async fn errors_are_short_and_name_the_key() {
     let client = good_client(&kms).await;
     let missing = "no-such-key".to_owned();
     let error = KmsSigner::with_client(client.clone(), missing, 84_532).await.unwrap_err();
-    assert_eq!(error.to_string(), "KMS key no-such-key: NotFoundException");
+    assert_eq!(
+        error.to_string(),
+        "KMS key no-such-key: NotFoundException; correct key_id and region, or the key in KMS"
+    );
 
     let (arn, _) = kms.create_key().unwrap();
     drop(kms);

@@ -9,9 +9,13 @@
 
 mod abi;
 mod boot;
+mod docs;
 mod edge;
+mod hostile;
 mod kms;
 mod ledger;
+mod reorg;
+mod replacement;
 mod restart;
 mod scripts;
 mod support;

@@ -7,13 +7,20 @@ use alloy::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keeper::{
     chain::{BlockTag, Chain},
-    eip3009::{FiatToken, domain, sign},
-    ledger::{Ledger, Settlement},
-    x402::{Network, SignedAuthorization},
+    eip3009::{Authorization, FiatToken, Terms, domain, sign},
+    ledger::{
+        IntentKind, Ledger, NewIntent, NewSettlement, Reservation, Settlement, SettlementQuery,
+        SplitterRecord,
+    },
+    lifecycle::{KeeperState, Status, StatusEvent},
+    reconciler::{Reconciliation, reconcile},
+    splitter::{SplitTerms, capability_id},
+    x402::{MicroUsdc, Network, SignedAuthorization, Version},
 };
-use sandbox::{Daemon, Postgres, Stack, StackOptions, Tools};
+use sandbox::{Daemon, PRICE_MICRO, Postgres, Stack, StackOptions, Tools};
 use serde_json::{Value, json};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     env,
     future::Future,
     path::{Path, PathBuf},
@@ -274,4 +281,169 @@ pub(crate) async fn invoke(url: &str, body: &Value, payment: Option<&str>) -> An
         headers: response.headers().clone(),
         body: response.json().await.unwrap_or(Value::Null),
     }
+}
+
+/// Runs SQL as somebody who has the database's password.
+pub(crate) async fn tamper(url: &str, sql: &str) -> Result<(), sqlx::Error> {
+    use sqlx::ConnectOptions;
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    if url.starts_with("postgres") {
+        let options: sqlx::postgres::PgConnectOptions = url.parse()?;
+        let mut connection = options.options([("search_path", "jecp")]).connect().await?;
+        sqlx::query(sql).execute(&mut connection).await.map(drop)
+    } else {
+        let options: sqlx::sqlite::SqliteConnectOptions = url.parse()?;
+        let mut connection =
+            options.pragma("recursive_triggers", "ON").foreign_keys(true).connect().await?;
+        sqlx::query(sql).execute(&mut connection).await.map(drop)
+    }
+}
+
+/// How often each word stands in a column of a table.
+pub(crate) async fn tally(url: &str, table: &str, column: &str) -> BTreeMap<String, i64> {
+    let sql = format!("SELECT {column}, count(*) FROM {table} GROUP BY {column}");
+    let sql = sqlx::AssertSqlSafe(sql);
+    let rows: Vec<(String, i64)> = if url.starts_with("postgres") {
+        let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+        let options = options.options([("search_path", "jecp")]);
+        let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+        sqlx::query_as(sql).fetch_all(&pool).await.unwrap()
+    } else {
+        let pool = sqlx::SqlitePool::connect(url).await.unwrap();
+        sqlx::query_as(sql).fetch_all(&pool).await.unwrap()
+    };
+    rows.into_iter().collect()
+}
+
+/// A stack's Splitter as the ledger enters it.
+pub(crate) fn splitter_record(stack: &Stack) -> SplitterRecord {
+    SplitterRecord {
+        chain_id: 84_532,
+        address: stack.contracts.splitter,
+        asset: stack.contracts.usdc,
+        hub_treasury: stack.roles.hub_treasury,
+        network_reserve: stack.roles.network_reserve,
+        authorized_settler: stack.settler.1,
+        per_tx_cap: MicroUsdc::ZERO,
+        first_block: 0,
+    }
+}
+
+/// The ledger's and the chain's word, side by side.
+pub(crate) async fn reconciled(stack: &Stack, database: &str) -> Reconciliation {
+    let ledger = Ledger::open_beside(database).await.unwrap();
+    reconcile(&ledger, &chain(stack), &splitter_record(stack)).await.unwrap()
+}
+
+/// Every settlement of a stack's Splitter.
+pub(crate) async fn settlements(stack: &Stack, database: &str) -> Vec<Settlement> {
+    let ledger = Ledger::open_beside(database).await.unwrap();
+    let mut tx = ledger.read().await.unwrap();
+    let splitter = stack.contracts.splitter;
+    tx.settlements(84_532, splitter, SettlementQuery::All).await.unwrap()
+}
+
+/// Waits until so many payments are split and ledger and chain agree, whatever became of others.
+pub(crate) async fn sound(stack: &Stack, database: &str, split: u64) {
+    eventually("everything is split and agrees", || async {
+        let report = reconciled(stack, database).await;
+        report.totals.split == split && report.totals.confirmed >= split && report.is_sound()
+    })
+    .await;
+}
+
+/// Waits until all payments are through and everything agrees: each pulled, recorded and booked
+/// once, and nothing more happens.
+pub(crate) async fn through(stack: &Stack, database: &str, payments: u64) {
+    sound(stack, database, payments).await;
+    let all = settlements(stack, database).await;
+    assert_eq!(all.len() as u64, payments);
+    assert!(all.iter().all(|settlement| settlement.status == Status::ChainConfirmed
+        && settlement.keeper_state == KeeperState::Split));
+    let report = reconciled(stack, database).await;
+    assert_eq!(report.totals.paid_micro, payments * PRICE_MICRO);
+    let splits: BTreeSet<_> =
+        all.iter().map(|settlement| settlement.split).map(|split| split.unwrap().tx_hash).collect();
+    let sent = || async {
+        let chain = chain(stack);
+        let puller = chain.transaction_count(stack.puller.1, BlockTag::Latest).await.unwrap();
+        (puller, chain.transaction_count(stack.settler.1, BlockTag::Latest).await.unwrap())
+    };
+    let once = (payments, payments + splits.len() as u64);
+    assert_eq!(sent().await, once, "one pull and one record each, and the splits");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(sent().await, once, "nothing more");
+    let journals = tally(database, "journals", "kind").await;
+    let booked = |kind: &str| u64::try_from(journals.get(kind).copied().unwrap_or(0)).unwrap();
+    assert_eq!(
+        [booked("pull"), booked("record"), booked("split"), booked("unexplained")],
+        [payments, payments, splits.len() as u64, 0]
+    );
+}
+
+/// A verified payment for a request, as the edge hands it to the ledger.
+pub(crate) fn new_settlement(
+    draft: &Draft,
+    terms: SplitTerms,
+    request: &str,
+    content: u8,
+) -> NewSettlement {
+    let asset = Network::BaseSepolia.usdc();
+    let amount = MicroUsdc::new(PRICE_MICRO).unwrap();
+    let authorization = Authorization::new(draft.authorization.clone(), draft.signature().into())
+        .verify(
+            &Terms {
+                domain: domain(&asset, 84_532),
+                pay_to: draft.authorization.to,
+                amount,
+                longest: 660,
+            },
+            now(),
+        )
+        .unwrap();
+    NewSettlement {
+        chain_id: 84_532,
+        splitter: draft.authorization.to,
+        asset: asset.address,
+        amount,
+        version: Version::V1,
+        capability_id: "demo/echo".to_owned(),
+        splitter_capability_id: capability_id("demo", "echo"),
+        terms,
+        agent_id: authorization.payer().to_string().to_lowercase(),
+        request_id: request.to_owned(),
+        content_hash: B256::repeat_byte(content),
+        payment_hash: draft.authorization.nonce,
+        authorization,
+    }
+}
+
+/// Reserves a payment past the edge, which would look at the chain first; with or without its pull.
+pub(crate) async fn smuggle(stack: &Stack, database: &str, draft: &Draft, with_pull: bool) {
+    let bps = [8_500, 1_000, 500];
+    let terms = SplitTerms { provider: stack.provider_account, bps };
+    let new = new_settlement(draft, terms, &unique("smuggled"), 1);
+    let ledger = Ledger::open_beside(database).await.unwrap();
+    let mut tx = ledger.begin().await.unwrap();
+    let Reservation::Reserved(settlement) = tx.reserve(&new).await.unwrap() else {
+        panic!("not reserved");
+    };
+    tx.step_status(&settlement, StatusEvent::Settle, &json!({})).await.unwrap();
+    if with_pull {
+        tx.add_intent(&NewIntent {
+            chain_id: 84_532,
+            splitter: new.splitter,
+            signer: stack.puller.1,
+            kind: IntentKind::Pull,
+            settlement: Some(settlement.id),
+            splitter_capability_id: new.splitter_capability_id,
+            to: new.asset,
+            calldata: new.authorization.pull_call(new.splitter_capability_id),
+            gas_limit: 250_000,
+            valid_before: Some(new.authorization.valid_before()),
+        })
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
 }

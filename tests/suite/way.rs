@@ -5,13 +5,15 @@ use crate::support::{keeper, tools};
 use serde_json::{Value, json};
 use std::{fs, process::Command};
 
-/// On both databases, one after the other: the demo has one folder.
+/// On both databases.
 #[test]
 fn one_command_settles_sixteen_payments_and_reconciles() {
     for database in ["sqlite", "postgres"] {
         let tools = tools();
+        let folder = crate::support::folder("demo");
         let output = Command::new(keeper())
-            .args(["demo", "--database", database])
+            .args(["demo", "--database", database, "--folder"])
+            .arg(&folder)
             .current_dir(tools.root())
             .output()
             .unwrap();
@@ -21,10 +23,8 @@ fn one_command_settles_sixteen_payments_and_reconciles() {
             String::from_utf8_lossy(&output.stderr)
         );
         assert!(output.status.success(), "{database}: {text}");
-        let report: Value = serde_json::from_slice(
-            &fs::read(tools.root().join("target/demo/report.json")).unwrap(),
-        )
-        .unwrap();
+        let report: Value =
+            serde_json::from_slice(&fs::read(folder.join("report.json")).unwrap()).unwrap();
         let expected = json!({
             "payments_sent": 16,
             "answered_200": 16,
@@ -51,4 +51,49 @@ fn one_command_settles_sixteen_payments_and_reconciles() {
         assert!(report["duration_seconds"].is_u64());
         assert!(text.contains("chain_confirmed, split"), "{database}: the table is shown");
     }
+}
+
+/// `--keep` leaves everything running and says where; a second demo keeps its hands off.
+#[tokio::test]
+async fn a_demo_that_is_kept_can_be_used() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let tools = tools();
+    let folder = crate::support::folder("kept");
+    let mut demo = tokio::process::Command::new(keeper())
+        .args(["demo", "--keep", "--folder"])
+        .arg(&folder)
+        .current_dir(tools.root())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut urls = std::collections::BTreeMap::new();
+    while urls.len() < 6 {
+        let line = lines.next_line().await.unwrap().expect("it ended before it said where");
+        if let Some((name, url)) = line.strip_prefix("  ").and_then(|line| line.split_once(' ')) {
+            urls.insert(name.to_owned(), url.trim().to_owned());
+        }
+    }
+    let unpaid = reqwest::Client::new()
+        .post(&urls["hub"])
+        .json(&crate::support::call("kept-1"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(unpaid.status(), 402);
+    let health: Value = reqwest::get(&urls["health"]).await.unwrap().json().await.unwrap();
+    assert_eq!(health["status"], "ok", "{health}");
+
+    let second = Command::new(keeper())
+        .args(["demo", "--folder"])
+        .arg(&folder)
+        .current_dir(tools.root())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert!(text.contains("another demo runs in"), "{text}");
+    assert!(folder.join("report.json").exists(), "the first one's files are untouched");
 }

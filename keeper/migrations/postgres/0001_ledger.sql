@@ -36,17 +36,25 @@ CREATE TABLE x402_settlements (
     amount_usdc_micro          BIGINT      NOT NULL CHECK (amount_usdc_micro > 0),
     valid_after                BIGINT      NOT NULL CHECK (valid_after >= 0),
     valid_before               BIGINT      NOT NULL CHECK (valid_before > valid_after),
-    signature                  BYTEA       NOT NULL,
+    signature                  BYTEA,
     -- what it was signed for
     kind                       TEXT        NOT NULL CHECK (kind IN ('capability', 'pass_through')),
     mode                       TEXT        NOT NULL CHECK (mode IN ('self', 'external', 'atomic')),
-    x402_version               BIGINT      NOT NULL CHECK (x402_version IN (1, 2)),
     capability_id              TEXT,
     splitter_capability_id     TEXT        CHECK (length(splitter_capability_id) = 66),
-    agent_id                   TEXT        NOT NULL,
-    request_id                 TEXT        NOT NULL,
-    content_hash               TEXT        NOT NULL CHECK (length(content_hash) = 66),
-    payment_hash               TEXT        NOT NULL CHECK (length(payment_hash) = 66),
+    -- the terms of the sale: who is paid, and the shares in basis points
+    provider                   TEXT        CHECK (length(provider) = 42),
+    provider_bps               BIGINT      CHECK (provider_bps >= 0),
+    hub_bps                    BIGINT      CHECK (hub_bps >= 0),
+    reserve_bps                BIGINT      CHECK (reserve_bps >= 0),
+    -- of the request; unknown for what is rebuilt from the chain
+    x402_version               BIGINT      CHECK (x402_version IN (1, 2)),
+    agent_id                   TEXT,
+    request_id                 TEXT,
+    content_hash               TEXT        CHECK (length(content_hash) = 66),
+    payment_hash               TEXT        CHECK (length(payment_hash) = 66),
+    -- at JecpSplitterV2: the payment's bit in the contract
+    settlement_number          BIGINT      CHECK (settlement_number >= 0),
     -- where it stands
     status                     TEXT        NOT NULL CHECK (status IN (
         'reserved', 'settle_pending', 'facilitator_attested', 'chain_confirmed',
@@ -74,6 +82,7 @@ CREATE TABLE x402_settlements (
     chain_confirmed_at         TIMESTAMPTZ,
     UNIQUE (chain_id, asset, payer, eip3009_nonce),
     UNIQUE (chain_id, tx_hash, log_index),
+    UNIQUE (chain_id, splitter, settlement_number),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
     -- evidence before status
     CHECK (status NOT IN ('facilitator_attested', 'chain_confirmed') OR tx_hash IS NOT NULL),
@@ -101,10 +110,12 @@ CREATE TABLE deliveries (
     refund_due    BOOLEAN     NOT NULL,
     http_status   BIGINT,
     response_body TEXT,
-    failure       TEXT,
+    failure       TEXT        CHECK (failure IN ('error', 'timeout', 'unavailable', 'lost', 'forgone')),
+    failure_text  TEXT,
     started_at    TIMESTAMPTZ NOT NULL,
     finished_at   TIMESTAMPTZ,
-    CHECK (state <> 'delivered' OR response_body IS NOT NULL)
+    CHECK (state <> 'delivered' OR response_body IS NOT NULL),
+    CHECK (state NOT IN ('failed', 'unknown') OR failure IS NOT NULL)
 );
 
 -- Hash-chained per settlement (prev_hash of event 0 is the trace id), ordered over all by seq.
@@ -121,13 +132,19 @@ CREATE TABLE settlement_events (
     UNIQUE (settlement_id, n)
 );
 
--- Ranges of seq under one root, so that a missing row is found, not only a changed one.
+-- An order without gaps, given by the leader: seq has gaps, and is not the order of commits.
+CREATE TABLE event_positions (
+    position BIGINT PRIMARY KEY CHECK (position >= 0),
+    seq      BIGINT NOT NULL UNIQUE REFERENCES settlement_events (seq)
+);
+
+-- Ranges of positions under one root, so that a missing row is found, not only a changed one.
 CREATE TABLE event_seals (
-    from_seq  BIGINT      PRIMARY KEY,
-    to_seq    BIGINT      NOT NULL UNIQUE CHECK (to_seq >= from_seq),
-    root      TEXT        NOT NULL CHECK (length(root) = 66),
-    epoch     BIGINT      NOT NULL,
-    sealed_at TIMESTAMPTZ NOT NULL
+    from_position BIGINT      PRIMARY KEY,
+    to_position   BIGINT      NOT NULL UNIQUE CHECK (to_position >= from_position),
+    root          TEXT        NOT NULL CHECK (length(root) = 66),
+    epoch         BIGINT      NOT NULL,
+    sealed_at     TIMESTAMPTZ NOT NULL
 );
 
 -- ------------------------------------------------------------------------------ outbox
@@ -150,13 +167,15 @@ CREATE TABLE signers (
     PRIMARY KEY (chain_id, address)
 );
 
--- Work that a transaction must do. A settlement is pulled once and recorded once.
+-- Work that a transaction must do. A settlement is pulled once and recorded once. What would revert
+-- now is looked at again when it is due, so that it does not hold up what stands behind it.
 CREATE TABLE intents (
     id                     BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     chain_id               BIGINT      NOT NULL,
     splitter               TEXT,
     signer                 TEXT        NOT NULL CHECK (length(signer) = 42),
-    kind                   TEXT        NOT NULL CHECK (kind IN ('pull', 'record', 'split')),
+    kind                   TEXT        NOT NULL CHECK (kind IN (
+        'pull', 'record', 'split', 'settle', 'refund')),
     settlement_id          TEXT        REFERENCES x402_settlements (id),
     splitter_capability_id TEXT        CHECK (length(splitter_capability_id) = 66),
     to_address             TEXT        NOT NULL CHECK (length(to_address) = 42),
@@ -167,13 +186,15 @@ CREATE TABLE intents (
     state                  TEXT        NOT NULL CHECK (state IN (
         'open', 'claimed', 'included', 'done', 'reverted', 'cancelled', 'held')),
     reason                 TEXT,
+    deferrals              BIGINT      NOT NULL DEFAULT 0 CHECK (deferrals >= 0),
+    due_at_ms              BIGINT      NOT NULL,
     created_at             TIMESTAMPTZ NOT NULL,
     UNIQUE (kind, settlement_id),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
     CHECK (kind = 'split' OR settlement_id IS NOT NULL),
     CHECK (kind = 'pull' OR (splitter IS NOT NULL AND splitter_capability_id IS NOT NULL))
 );
-CREATE INDEX intents_open ON intents (chain_id, signer, state);
+CREATE INDEX intents_open ON intents (chain_id, signer, state, due_at_ms);
 
 CREATE TABLE transactions (
     id                  BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -226,13 +247,15 @@ CREATE TABLE attempts (
 
 -- ------------------------------------------------------------------------------ mirror of chain logs
 
+-- How far the mirror holds the chain's logs, and how far the journal books the mirror.
 CREATE TABLE cursors (
     chain_id   BIGINT      NOT NULL,
     splitter   TEXT        NOT NULL,
+    stream     TEXT        NOT NULL CHECK (stream IN ('mirror', 'journal')),
     next_block BIGINT      NOT NULL,
     head_hash  TEXT        CHECK (length(head_hash) = 66),
     updated_at TIMESTAMPTZ NOT NULL,
-    PRIMARY KEY (chain_id, splitter),
+    PRIMARY KEY (chain_id, splitter, stream),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address)
 );
 
@@ -281,7 +304,7 @@ CREATE TABLE splitter_events (
     splitter               TEXT   NOT NULL,
     event_name             TEXT   NOT NULL,
     splitter_capability_id TEXT   CHECK (length(splitter_capability_id) = 66),
-    -- payer of a record or split, provider of an escrow or withdrawal
+    -- payer of a record or split, provider of anything else
     account                TEXT   CHECK (length(account) = 42),
     -- of the identity that our settler appends to a record
     eip3009_nonce          TEXT   CHECK (length(eip3009_nonce) = 66),
@@ -289,6 +312,10 @@ CREATE TABLE splitter_events (
     provider_amount        BIGINT,
     hub_amount             BIGINT,
     reserve_amount         BIGINT,
+    -- of a registration
+    provider_bps           BIGINT,
+    hub_bps                BIGINT,
+    reserve_bps            BIGINT,
     PRIMARY KEY (chain_id, tx_hash, log_index)
 );
 CREATE INDEX splitter_events_block ON splitter_events (chain_id, splitter, block_number);
@@ -314,8 +341,9 @@ CREATE TABLE accounts (
         OR (side = 'credit' AND credits_micro >= debits_micro))
 );
 
--- A journal cites one chain log, or reverses another journal. `generation` counts how often what
--- cited this log was reversed: a log is cited once unreversed.
+-- A journal cites one chain log, reverses another journal, or accrues a refund that is due for a
+-- settlement. `generation` counts how often what cited this log was reversed: a Splitter cites a log
+-- once unreversed.
 CREATE TABLE journals (
     id            TEXT        PRIMARY KEY CHECK (length(id) = 36),
     chain_id      BIGINT      NOT NULL,
@@ -329,11 +357,14 @@ CREATE TABLE journals (
     generation    BIGINT      NOT NULL DEFAULT 0 CHECK (generation >= 0),
     reverses      TEXT        UNIQUE REFERENCES journals (id),
     at            TIMESTAMPTZ NOT NULL,
-    UNIQUE (chain_id, tx_hash, log_index, generation),
+    UNIQUE (chain_id, splitter, tx_hash, log_index, generation),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
-    CHECK (reverses IS NOT NULL OR (tx_hash IS NOT NULL AND log_index IS NOT NULL
-        AND block_number IS NOT NULL AND block_hash IS NOT NULL))
+    CHECK (reverses IS NOT NULL
+        OR (kind = 'refund_due' AND settlement_id IS NOT NULL)
+        OR (tx_hash IS NOT NULL AND log_index IS NOT NULL
+            AND block_number IS NOT NULL AND block_hash IS NOT NULL))
 );
+CREATE INDEX journals_settlement ON journals (settlement_id);
 CREATE INDEX journals_block ON journals (chain_id, splitter, block_number);
 
 -- Postings come first, the journal that closes over them last; see the triggers.
@@ -359,16 +390,16 @@ DECLARE
     name TEXT;
 BEGIN
     FOREACH name IN ARRAY ARRAY['splitters', 'x402_settlements', 'deliveries', 'settlement_events',
-        'event_seals', 'leases', 'signers', 'intents', 'transactions', 'transaction_intents',
-        'attempts', 'accounts', 'journals', 'postings']
+        'event_positions', 'event_seals', 'leases', 'signers', 'intents', 'transactions',
+        'transaction_intents', 'attempts', 'accounts', 'journals', 'postings']
     LOOP
         EXECUTE format('CREATE TRIGGER %I BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION forbid()',
             name || '_no_delete', name);
         EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION forbid()',
             name || '_no_truncate', name);
     END LOOP;
-    FOREACH name IN ARRAY ARRAY['settlement_events', 'event_seals', 'transaction_intents',
-        'attempts', 'journals', 'postings']
+    FOREACH name IN ARRAY ARRAY['settlement_events', 'event_positions', 'event_seals',
+        'transaction_intents', 'attempts', 'journals', 'postings']
     LOOP
         EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE ON %I FOR EACH ROW EXECUTE FUNCTION forbid()',
             name || '_no_update', name);

@@ -1,8 +1,9 @@
 //! JSON-RPC over several endpoints.
 
 use super::{
-    BlockTag, ChainError, Fees, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
+    BlockTag, ChainError, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
 };
+use crate::lifecycle::{Fees, Market};
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     rpc::{
@@ -64,20 +65,21 @@ impl Chain {
 
     /// Asks one endpoint after the other.
     async fn request<P: RpcSend, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R> {
-        let mut reason = "none is configured".to_owned();
+        let mut failure =
+            ChainError::Unavailable { method, reason: "none is configured".to_owned() };
         for endpoint in self.endpoints.iter() {
             match endpoint.client.request(method, params.clone()).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => match refine(method, error) {
-                    ChainError::Unavailable { reason: why, .. } => {
-                        reason = format!("{}: {why}", endpoint.name);
-                        tracing::debug!(endpoint = endpoint.name, method, why, "no answer");
+                Err(error) => {
+                    failure = refine(method, &endpoint.name, &error);
+                    if matches!(failure, ChainError::Reverted { .. }) {
+                        return Err(failure);
                     }
-                    error => return Err(error),
-                },
+                    tracing::debug!(method, error = %failure, "no answer");
+                }
             }
         }
-        Err(ChainError::Unavailable { method, reason })
+        Err(failure)
     }
 
     /// The same chain through one endpoint only, for reads that must not mix two nodes' views. The
@@ -121,11 +123,6 @@ impl Chain {
         Ok(self.request::<_, U64>("eth_getTransactionCount", params).await?.to())
     }
 
-    /// An account's balance, wei.
-    pub async fn balance(&self, account: Address) -> Result<U256> {
-        self.request("eth_getBalance", (account, "latest")).await
-    }
-
     /// A receipt, once the transaction is mined.
     pub async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>> {
         self.request("eth_getTransactionReceipt", (transaction,)).await
@@ -136,9 +133,22 @@ impl Chain {
         self.request("eth_getTransactionByHash", (transaction,)).await
     }
 
-    /// Logs.
-    pub async fn logs(&self, filter: &Filter) -> Result<Vec<Log>> {
-        self.request("eth_getLogs", (filter,)).await
+    /// Logs of a range of blocks. A node that finds the range too long is asked for its halves.
+    pub async fn logs(&self, filter: &Filter, from: u64, to: u64) -> Result<Vec<Log>> {
+        let mut found = Vec::new();
+        let mut ranges = vec![(from, to)];
+        while let Some((from, to)) = ranges.pop() {
+            let part = filter.clone().from_block(from).to_block(to);
+            match self.request::<_, Vec<Log>>("eth_getLogs", (&part,)).await {
+                Ok(logs) => found.extend(logs),
+                Err(ChainError::Refused { .. }) if from < to => {
+                    let middle = from.midpoint(to);
+                    ranges.extend([(middle.saturating_add(1), to), (from, middle)]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Calls a function without sending anything.
@@ -172,12 +182,18 @@ impl Chain {
 
     /// Fees with headroom: twice the base fee, which cannot double in fewer than six full blocks
     /// anywhere and in many more on Base, plus a fixed tip.
-    pub async fn fees(&self) -> Result<Fees> {
-        let head = self.head(BlockTag::Latest).await?;
-        Ok(Fees {
-            max_fee_per_gas: head.base_fee().saturating_mul(2).saturating_add(PRIORITY_FEE),
+    pub async fn market(&self) -> Result<Market> {
+        let base_fee = self.head(BlockTag::Latest).await?.base_fee();
+        let fees = Fees {
+            max_fee_per_gas: base_fee.saturating_mul(2).saturating_add(PRIORITY_FEE),
             max_priority_fee_per_gas: PRIORITY_FEE,
-        })
+        };
+        Ok(Market { base_fee, fees })
+    }
+
+    /// An account's balance, wei.
+    pub async fn balance(&self, account: Address) -> Result<U256> {
+        self.request("eth_getBalance", (account, "latest")).await
     }
 
     /// Hands a signed transaction to every endpoint and merges what they say: taken by one is
@@ -214,16 +230,24 @@ impl Chain {
 }
 
 /// A revert is an answer; everything else sends the caller to the next endpoint.
-fn refine(method: &'static str, error: RpcError<TransportErrorKind>) -> ChainError {
-    if let Some(response) = error.as_error_resp()
-        && (response.code == 3 || response.message.to_lowercase().contains("revert"))
-    {
-        return ChainError::Reverted {
-            reason: response.message.to_string(),
-            data: response.as_revert_data().unwrap_or_default(),
-        };
+fn refine(
+    method: &'static str,
+    endpoint: &str,
+    error: &RpcError<TransportErrorKind>,
+) -> ChainError {
+    let reason = format!("{endpoint}: {}", describe(error));
+    match error.as_error_resp() {
+        Some(response)
+            if response.code == 3 || response.message.to_lowercase().contains("revert") =>
+        {
+            ChainError::Reverted {
+                reason: response.message.to_string(),
+                data: response.as_revert_data().unwrap_or_default(),
+            }
+        }
+        Some(_) => ChainError::Refused { method, reason },
+        None => ChainError::Unavailable { method, reason },
     }
-    ChainError::Unavailable { method, reason: describe(&error) }
 }
 
 /// An error without URLs, which may carry keys.

@@ -22,16 +22,21 @@ impl SeenHead {
     }
 }
 
+/// Without an answer for so long the chain counts as out of reach.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// The newest head, for everybody in this process.
 #[derive(Debug, Clone)]
 pub struct Heads {
     receiver: watch::Receiver<Option<SeenHead>>,
+    answered: watch::Receiver<Option<Instant>>,
 }
 
 impl Heads {
     /// Polls the head until `stop`.
     pub fn follow(chain: Chain, interval: Duration, stop: CancellationToken) -> Self {
         let (sender, receiver) = watch::channel::<Option<SeenHead>>(None);
+        let (answer, answered) = watch::channel(None);
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -42,6 +47,7 @@ impl Heads {
                 }
                 match chain.head(BlockTag::Latest).await {
                     Ok(head) => {
+                        answer.send_replace(Some(Instant::now()));
                         sender.send_if_modified(|seen| {
                             let new = seen.is_none_or(|seen| seen.head.hash != head.hash);
                             if new {
@@ -54,12 +60,17 @@ impl Heads {
                 }
             }
         });
-        Self { receiver }
+        Self { receiver, answered }
     }
 
     /// The newest head, if any was seen.
     pub fn latest(&self) -> Option<SeenHead> {
         *self.receiver.borrow()
+    }
+
+    /// Whether a node has answered lately.
+    pub fn is_answered(&self) -> bool {
+        self.answered.borrow().is_some_and(|when| when.elapsed() < SILENCE)
     }
 
     /// Waits for another head than the one last returned by this handle.

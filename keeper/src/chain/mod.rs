@@ -9,7 +9,7 @@ mod types;
 pub use client::Chain;
 pub use heads::{Heads, SeenHead};
 pub use send::{SendClass, classify_send_error};
-pub use types::{BlockTag, Fees, Head, Receipt, Transaction};
+pub use types::{BlockTag, Head, Receipt, Transaction};
 
 /// Why the chain could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,6 +17,14 @@ pub enum ChainError {
     /// No endpoint gave a usable answer.
     #[error("no RPC endpoint answered {method}: {reason}")]
     Unavailable {
+        /// What was asked.
+        method: &'static str,
+        /// What the last endpoint said.
+        reason: String,
+    },
+    /// The node answered that it will not or cannot do it.
+    #[error("the node refused {method}: {reason}")]
+    Refused {
         /// What was asked.
         method: &'static str,
         /// What the last endpoint said.

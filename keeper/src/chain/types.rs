@@ -115,12 +115,3 @@ pub struct Transaction {
     /// With what.
     pub input: Bytes,
 }
-
-/// Fees of an EIP-1559 transaction, wei per gas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fees {
-    /// Most that is paid in all.
-    pub max_fee_per_gas: u64,
-    /// Most that is paid to the sequencer.
-    pub max_priority_fee_per_gas: u64,
-}

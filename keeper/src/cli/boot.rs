@@ -10,11 +10,11 @@ use crate::{
     edge::{Health, TrustRoot},
     eip3009::{FiatToken, domain},
     ledger::{Ledger, LedgerError, SplitterRecord},
-    signer::KmsSigner,
-    splitter::{DOMAIN_NAME, DOMAIN_VERSION_V1, JecpSplitter},
+    signer::{KmsSigner, SignerError},
+    splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
 };
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts: doubling from here …
@@ -87,7 +87,7 @@ where
             }
             Err(Obstacle::Wait(reason)) => {
                 tracing::warn!(component, reason, retry_in = ?delay, "not there yet");
-                health.wait_for(component, &reason);
+                health.wait_for(component);
             }
             Err(obstacle) => return Err(obstacle),
         }
@@ -101,6 +101,17 @@ where
 
 /// Opens the ledger.
 pub(super) async fn open_ledger(url: &str) -> Result<Ledger, Obstacle> {
+    let path = url.strip_prefix("sqlite:").map(|path| path.trim_start_matches("//"));
+    let folder = path.and_then(|path| Path::new(path.split('?').next()?).parent());
+    if let Some(folder) = folder
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Obstacle::Fatal(format!(
+            "database: the folder {} does not exist; create it, or correct database",
+            folder.display()
+        )));
+    }
     Ok(Ledger::open(url).await?)
 }
 
@@ -124,7 +135,8 @@ pub(super) async fn inspect(
             settings.chain
         ));
     }
-    if chain.code(address).await?.is_empty() {
+    let code = chain.code(address).await?;
+    if code.is_empty() {
         return fatal(format!(
             "splitter {address}: there is no contract on chain {chain_id}; correct address or chain"
         ));
@@ -132,15 +144,25 @@ pub(super) async fn inspect(
     let (name, version) =
         match chain.call(address, &JecpSplitter::eip712DomainCall {}, BlockTag::Latest).await {
             Ok(domain) => (domain.name, domain.version),
-            Err(ChainError::Unavailable { method, reason }) => {
-                return Err(ChainError::Unavailable { method, reason }.into());
+            Err(ChainError::Reverted { .. } | ChainError::Malformed { .. }) => {
+                (String::new(), String::new())
             }
-            Err(_) => (String::new(), String::new()),
+            Err(error) => return Err(error.into()),
         };
-    if name != DOMAIN_NAME || version != DOMAIN_VERSION_V1 {
+    let expected = SplitterVersion::V1;
+    if name != DOMAIN_NAME || version != expected.domain_version() {
         return fatal(format!(
-            "splitter {address}: the contract is no JecpSplitter {DOMAIN_VERSION_V1} (eip712Domain \
-             says {name:?} {version:?}); correct address"
+            "splitter {address}: the contract is no JecpSplitter {} (eip712Domain says {name:?} \
+             {version:?}); correct address",
+            expected.domain_version()
+        ));
+    }
+    let found = SplitterVersion::of_code(&code)
+        .map_err(|error| Obstacle::Fatal(format!("an artifact in abi/ cannot be read: {error}")))?;
+    if found != Some(expected) {
+        return fatal(format!(
+            "splitter {address}: it says that it is JecpSplitter {version}, but its code is not the \
+             one in abi/ of this release; correct address, or deploy with script/Deploy.s.sol"
         ));
     }
     let usdc = network.usdc();
@@ -156,7 +178,9 @@ pub(super) async fn inspect(
     let expected = domain(&usdc, chain_id).separator();
     match separator {
         Ok(separator) if separator == expected => {}
-        Err(error @ ChainError::Unavailable { .. }) => return Err(error.into()),
+        Err(error @ (ChainError::Unavailable { .. } | ChainError::Refused { .. })) => {
+            return Err(error.into());
+        }
         _ => {
             return fatal(format!(
                 "token {asset}: its DOMAIN_SEPARATOR is not that of {:?} version {:?}, so no \
@@ -225,7 +249,14 @@ async fn check_puller(
 /// Fetches the keys from KMS and holds them against configuration and contract (R-150).
 pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
     let Station { settings, record, .. } = station;
-    let wait = |error: crate::signer::SignerError| Obstacle::Wait(error.to_string());
+    let wait = |error: SignerError| {
+        let reason = format!("splitter {}: {error}", record.address);
+        if matches!(error, SignerError::Unusable { .. }) {
+            Obstacle::Fatal(reason)
+        } else {
+            Obstacle::Wait(reason)
+        }
+    };
     let settler =
         KmsSigner::connect(&settings.settler.kms(), record.chain_id).await.map_err(wait)?;
     for (what, expected) in [

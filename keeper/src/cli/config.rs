@@ -22,6 +22,11 @@ use url::Url;
 /// A shorter lease would be lost to an ordinary pause of the process or the database.
 const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 
+/// A pull takes a block at least.
+const MIN_SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many blocks are read again at each new head.
+const MAX_CONFIRMATIONS: u64 = 500;
+
 /// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
 /// error.
 #[derive(Debug, Deserialize)]
@@ -171,7 +176,8 @@ impl Config {
         eyre::ensure!(path.is_file(), "{} does not exist", path.display());
         let config: Self = Figment::from(Toml::file_exact(path))
             .merge(Env::prefixed("KEEPER_").only(&["database"]))
-            .extract()?;
+            .extract()
+            .map_err(|error| eyre::eyre!("{}: {}", path.display(), one_line(&error)))?;
         config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let file = folder.join(&config.catalogue);
@@ -193,6 +199,16 @@ impl Config {
                 "http.public_url {} must be https (http is for test_mode = true)",
                 http.public_url
             ));
+        }
+        let real_money = self.chain.iter().any(|chain| chain.id == Network::Base.chain_id());
+        if self.test_mode && real_money {
+            return Err("test_mode = true is not for chain 8453, where money is real".to_owned());
+        }
+        if !self.test_mode && !real_money {
+            return Err("Base Sepolia is sold on with test_mode = true only (S06 2.2)".to_owned());
+        }
+        if http.settle_timeout < MIN_SETTLE_TIMEOUT {
+            return Err("http.settle_timeout must be at least 1s".to_owned());
         }
         if self.lease_time < MIN_LEASE_TIME {
             return Err("lease_time must be at least 2s".to_owned());
@@ -216,6 +232,15 @@ impl Config {
             }
             if chain.record_confirmations == 0 || chain.confirmations == 0 {
                 return Err(format!("chain {}: confirmations begin at 1", chain.id));
+            }
+            if chain.confirmations > MAX_CONFIRMATIONS
+                || chain.record_confirmations > chain.confirmations
+            {
+                return Err(format!(
+                    "chain {}: confirmations must be at most {MAX_CONFIRMATIONS}, and \
+                     record_confirmations no more than that",
+                    chain.id
+                ));
             }
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
@@ -251,6 +276,12 @@ impl Config {
     pub(super) fn chain_of(&self, splitter: &Splitter) -> Option<&Chain> {
         self.chain.iter().find(|chain| chain.id == splitter.chain)
     }
+}
+
+/// What is wrong with a file, as one sentence: the field, then why.
+fn one_line(error: &figment::Error) -> String {
+    let problem = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    if error.path.is_empty() { problem } else { format!("{}: {problem}", error.path.join(".")) }
 }
 
 #[cfg(test)]
@@ -290,14 +321,18 @@ mod tests {
         for (from, to, expected) in [
             ("database", "databse", "databse"),
             ("id = 84532", "id = 1", "chain 1 is not Base"),
+            ("id = 84532", "id = 8453", "test_mode = true is not for chain 8453"),
+            ("test_mode = true", "", "with test_mode = true only"),
+            ("[http]", "[http]\nsettle_timeout = \"0s\"", "at least 1s"),
             ("chain = 84532", "chain = 8453", "which is not listed"),
             ("state = \"active\"", "state = \"draining\"", "exactly one splitter must be active"),
             ("state = \"active\"", "state = \"paused\"", "unknown variant"),
             ("mode = \"self\"", "mode = \"external\"", "unknown variant"),
             ("auth = \"payer\"", "auth = \"credentials\"", "unknown variant"),
-            ("https://hub.example", "http://hub.example", "must be https"),
             ("\"https://sepolia.base.org\"", "", "has no rpc endpoint"),
             ("id = 84532", "id = 84532\nconfirmations = 0", "begin at 1"),
+            ("id = 84532", "id = 84532\nconfirmations = 501", "at most 500"),
+            ("id = 84532", "id = 84532\nrecord_confirmations = 13", "no more than that"),
             ("id = 84532", "id = 84532\nreconcile_interval = \"61s\"", "at most 60s"),
         ] {
             assert!(good.contains(from), "{from}");

@@ -167,13 +167,14 @@ impl Leader {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let (signer, chain_id) = (signer.clone(), station.record.chain_id);
             let chain = station.chain.clone();
-            let interval = station.chain_settings.poll_interval;
+            let heads =
+                Heads::follow(chain.clone(), station.chain_settings.poll_interval, stop.clone());
             let token = stop.clone();
             let make = move || {
                 Outbox {
                     chain_id,
                     chain: chain.clone(),
-                    heads: Heads::follow(chain.clone(), interval, token.clone()),
+                    heads: heads.clone(),
                     ledger: ledger.clone(),
                     lease: lease.clone(),
                     signer: signer.clone(),
@@ -228,6 +229,7 @@ impl Leader {
                     lease: lease.clone(),
                     splitter,
                     record_confirmations,
+                    window,
                 }
                 .run(token.clone())
             }
@@ -274,8 +276,10 @@ impl Leader {
                 match tokio::spawn(make()).await {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => {
-                        tracing::error!(service = name, %error, "ALARM: service stopped");
-                        if !is_lease_lost(&error) {
+                        if is_lease_lost(&error) {
+                            tracing::warn!(service = name, %error, "service stopped");
+                        } else {
+                            tracing::error!(service = name, %error, "ALARM: service stopped");
                             halt.call(error.to_string());
                         }
                         stop.cancel();

@@ -16,13 +16,19 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::Utc;
 use eyre::{WrapErr, bail, ensure, eyre};
 use rand::{Rng, rngs::OsRng};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Response, StatusCode, header::RETRY_AFTER};
 use serde_json::{Value, json};
 use std::time::Duration;
 use url::Url;
 
 /// How long the hub may take.
 const TIMEOUT: Duration = Duration::from_secs(90);
+/// How often the same paid call is repeated.
+const MAX_REPEATS: u32 = 20;
+/// A hub that asks for more patience does not have the payment on its way.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Longest window, in seconds, that a signature is given.
+const MAX_WINDOW: u64 = 600;
 
 /// Pay for a call, as an agent.
 ///
@@ -62,8 +68,28 @@ impl Pay {
             return self.finish(unpaid).await;
         }
         let payment = self.sign(&payer, &challenge(&unpaid)?)?;
-        let paid = post().header(PAYMENT_SIGNATURE, payment).body(body).send().await?;
-        self.finish(paid).await
+        let mut repeats = 0;
+        loop {
+            let sent = post().header(PAYMENT_SIGNATURE, &payment).body(body.clone()).send().await;
+            // Whatever became of it: the very same call again, never another payment.
+            let (why, wait) = match sent {
+                Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                    let wait = retry_after(&answer);
+                    if wait > MAX_WAIT || repeats == MAX_REPEATS {
+                        return self.finish(answer).await;
+                    }
+                    ("the payment is on its way".to_owned(), wait)
+                }
+                Ok(answer) => return self.finish(answer).await,
+                Err(error) if repeats == MAX_REPEATS => return Err(error.into()),
+                Err(error) => (error.without_url().to_string(), Duration::from_secs(2)),
+            };
+            repeats += 1;
+            if !self.json {
+                eprintln!("{why}: asking again in {} s", wait.as_secs());
+            }
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Signs exactly what the challenge asks for, if it is what it should be.
@@ -84,6 +110,11 @@ impl Pay {
         if !self.json {
             eprintln!("paying {price} USDC on {network} to {}", accepted.pay_to);
         }
+        ensure!(
+            accepted.max_timeout_seconds <= MAX_WINDOW,
+            "the hub wants {} seconds to use the payment, more than {MAX_WINDOW}",
+            accepted.max_timeout_seconds
+        );
         let now = u64::try_from(Utc::now().timestamp())?;
         let authorization = SignedAuthorization {
             from: payer.address(),
@@ -123,6 +154,12 @@ impl Pay {
         }
         if status.is_success() { Ok(()) } else { Err(eyre!("the hub answered {status}").into()) }
     }
+}
+
+/// How long the hub asks to wait.
+fn retry_after(answer: &Response) -> Duration {
+    let value = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.parse().ok()).map_or(MAX_WAIT, Duration::from_secs)
 }
 
 fn default_body() -> String {

@@ -62,18 +62,19 @@ impl Reconcile {
 pub(super) fn table(report: &Reconciliation) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["USDC", "ledger", "chain's logs", "contract", ""]);
+    table.set_header(["USDC", "settlements", "journal", "chain's logs", "contract", ""]);
     for row in &report.rows {
         let show = |value: Option<i128>| value.map_or_else(|| "-".to_owned(), usdc);
         table.add_row([
             row.what.to_owned(),
-            usdc(row.ledger_micro),
+            show(row.settlements_micro),
+            show(row.journal_micro),
             show(row.logs_micro),
             show(row.contract_micro),
             if row.agrees() { "ok" } else { "DIFFERS" }.to_owned(),
         ]);
     }
-    for column in 1..=3 {
+    for column in 1..=4 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -82,7 +83,7 @@ pub(super) fn table(report: &Reconciliation) -> Table {
 }
 
 /// Micro-USDC, signed, with all decimals.
-fn usdc(micro: i128) -> String {
+pub(super) fn usdc(micro: i128) -> String {
     let sign = if micro < 0 { "-" } else { "" };
     let micro = micro.unsigned_abs();
     format!("{sign}{}.{:06}", micro / 1_000_000, micro % 1_000_000)

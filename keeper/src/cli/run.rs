@@ -18,7 +18,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the Splitter is asked what it knows of the catalogue.
 const REGISTRATION_INTERVAL: Duration = Duration::from_secs(15);
@@ -58,6 +58,7 @@ impl Run {
             catalogue,
             health,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+            work: TaskTracker::new(),
         });
         let mut server = JoinSet::new();
         if self.role != Role::Keeper {
@@ -94,6 +95,8 @@ impl Run {
         while let Some(ended) = server.join_next().await {
             ended??;
         }
+        edge.work.close();
+        edge.work.wait().await;
         tracing::info!("stopped");
         outcome
     }
@@ -152,7 +155,10 @@ async fn serve(
         }
         stations.push((station, keys));
     }
-    health.set_trust_root(TrustRoot::Ok);
+    // Without keys there is nothing to hold against the contract.
+    if role != Role::Edge {
+        health.set_trust_root(TrustRoot::Ok);
+    }
 
     let mut tasks = JoinSet::new();
     let mut by_chain = BTreeMap::<u64, Vec<(Station, Keys)>>::new();

@@ -4,19 +4,24 @@
 //! It works from the mirror alone and only hands over intents. A record is asked for once per
 //! settlement, ever; a split once per capability at a time. The published Splitter divides all that
 //! is accounted to a capability at once, so one split may cover several settlements (C-09).
+//!
+//! A settlement is recorded only while its capability is registered as it was sold: the contract
+//! pays whoever holds the capability when it splits (C-11, H22).
 
+mod registration;
 mod shares;
 
 use crate::{
     chain::Heads,
     ledger::{
-        IntentKind, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
-        SettlementQuery, SplitterLog, SplitterRecord, Topic, Tx,
+        Contention, IntentKind, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
+        SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::{KeeperEvent, KeeperState},
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
 };
 use alloy::primitives::{Address, B256, U256};
+use registration::{is_as_sold, terms_at};
 use serde_json::json;
 use shares::allocate;
 use std::{collections::BTreeMap, time::Duration};
@@ -29,8 +34,8 @@ const SPLIT_GAS: u64 = 300_000;
 /// How long a poll may take when nothing is signalled.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Between a round that met another writer and the next.
-const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+/// Why a settlement is held whose money would go to somebody else.
+const NOT_AS_SOLD: &str = "its capability is not registered any more as it was sold";
 
 /// Drives the settlements of one Splitter.
 #[derive(Debug)]
@@ -45,6 +50,17 @@ pub struct Driver {
     pub splitter: SplitterRecord,
     /// Confirmations that a pull needs before it is recorded; 1 is "in a block" (C-27).
     pub record_confirmations: u64,
+    /// Blocks behind the mirror's end in which a reorg may still take a record or a split away.
+    pub window: u64,
+}
+
+/// What the driver remembers between rounds.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Number of the first head that this driver saw.
+    first_head: Option<u64>,
+    /// Where the mirror ended when records and splits were last looked for in it.
+    checked: u64,
 }
 
 impl Driver {
@@ -54,15 +70,20 @@ impl Driver {
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
         let mut settlements = self.ledger.listen(Topic::Settlements);
+        let mut contention = Contention::default();
+        let mut memory = Memory::default();
         while !stop.is_cancelled() {
-            match self.tick().await {
-                Ok(true) => self.ledger.signal(Topic::Intents),
-                Ok(false) => {}
+            match self.tick(&mut memory).await {
+                Ok(asked) => {
+                    contention.over();
+                    if asked {
+                        self.ledger.signal(Topic::Intents);
+                    }
+                }
                 Err(error) if error.is_lease_lost() => return Err(error),
-                // Somebody moved a settlement in between; on to the next snapshot.
+                // Somebody moved a settlement in between.
                 Err(error) if error.is_conflict() => {
-                    tracing::debug!(%error, "driver: starting over");
-                    tokio::time::sleep(CONFLICT_DELAY).await;
+                    contention.again("driver", &error).await;
                     continue;
                 }
                 Err(error) => {
@@ -81,18 +102,50 @@ impl Driver {
     }
 
     /// One round. True when there is new work for the outbox.
-    async fn tick(&self) -> Result<bool, LedgerError> {
+    async fn tick(&self, memory: &mut Memory) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
         let Some(seen) = self.heads.latest() else { return Ok(false) };
-        let depth = self.record_confirmations.saturating_sub(1);
-        let up_to_block = seen.head.number().saturating_sub(depth);
+        let head = seen.head.number();
+        let first_head = *memory.first_head.get_or_insert(head);
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
+        // The mirror may be of a chain that is gone, until the watcher has read it again.
+        if mirrored <= first_head || mirrored > head.saturating_add(1) {
+            return Ok(false);
+        }
+        let up_to_block = mirrored.saturating_sub(self.record_confirmations);
+        self.undo_lost(&mut tx, memory.checked.min(mirrored)).await?;
         let recorded = self.record(&mut tx, up_to_block).await?;
         self.find_records(&mut tx).await?;
+        self.hold_stuck(&mut tx).await?;
         self.find_splits(&mut tx).await?;
         let split = self.split(&mut tx).await?;
         tx.commit().await?;
+        memory.checked = mirrored;
         Ok(recorded || split)
+    }
+
+    /// Takes back records and splits that a reorg took off the chain since the mirror ended at
+    /// `checked`. Their transactions go back to the nodes by themselves.
+    async fn undo_lost(&self, tx: &mut Tx, checked: u64) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let from = checked.saturating_sub(self.window);
+        let query = SettlementQuery::EvidenceLost { from };
+        for mut settlement in tx.settlements(chain_id, address, query).await? {
+            if settlement.keeper_state == KeeperState::Split {
+                tracing::warn!(payment = %settlement.id, "its split lost its block");
+                settlement = tx.split_lost(&settlement).await?;
+            }
+            let Some(record) = settlement.record else { continue };
+            let (payer, nonce) = (settlement.payer, settlement.nonce);
+            let records = tx.records_of(chain_id, address, payer, nonce).await?;
+            if !records.iter().any(|log| evidence(log) == record) {
+                tracing::warn!(payment = %settlement.id, "its record lost its block");
+                tx.record_lost(&settlement).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks for the record of every paid settlement.
@@ -104,9 +157,11 @@ impl Driver {
         for settlement in &unrecorded {
             let Some(capability) = settlement.splitter_capability_id else { continue };
             if settlement.amount > per_tx_cap {
-                let reason = json!({"reason": "above PER_TX_CAP"});
-                tx.step_keeper(settlement, KeeperEvent::Hold, &reason).await?;
-                tracing::error!(payment = %settlement.id, "ALARM: above PER_TX_CAP, held");
+                hold(tx, settlement, "above PER_TX_CAP").await?;
+                continue;
+            }
+            if !self.is_as_sold(tx, settlement).await? {
+                hold(tx, settlement, NOT_AS_SOLD).await?;
                 continue;
             }
             let identity = PaymentIdentity { payer: settlement.payer, nonce: settlement.nonce };
@@ -156,12 +211,43 @@ impl Driver {
         Ok(())
     }
 
+    /// Holds settlements whose record cannot or must not be made.
+    async fn hold_stuck(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        for settlement in tx.settlements(chain_id, address, SettlementQuery::RecordHeld).await? {
+            hold(tx, &settlement, "its record reverts").await?;
+        }
+        let query = SettlementQuery::InKeeperState(KeeperState::Recording);
+        let mut sold = BTreeMap::new();
+        for settlement in tx.settlements(chain_id, address, query).await? {
+            let what = (settlement.splitter_capability_id, settlement.terms);
+            let as_sold = match sold.get(&what) {
+                Some(known) => *known,
+                None => self.is_as_sold(tx, &settlement).await?,
+            };
+            sold.insert(what, as_sold);
+            if !as_sold && tx.hold_record(settlement.id, NOT_AS_SOLD).await? {
+                hold(tx, &settlement, NOT_AS_SOLD).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a settlement's capability is registered now as it was when it was sold.
+    async fn is_as_sold(&self, tx: &mut Tx, settlement: &Settlement) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let Some(capability) = settlement.splitter_capability_id else { return Ok(false) };
+        let logs = tx.registrations_of(chain_id, address, capability).await?;
+        Ok(is_as_sold(&logs, settlement.terms))
+    }
+
     /// Finds the splits that cover what is recorded: a split closes every earlier record of its
     /// capability.
     async fn find_splits(&self, tx: &mut Tx) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         for (capability, mut open) in self.recorded(tx).await? {
             let from = open.iter().map(|(record, _)| record.block_number).min().unwrap_or(0);
+            let registrations = tx.registrations_of(chain_id, address, capability).await?;
             for split in tx.splits_of(chain_id, address, capability, from).await? {
                 let at = evidence(&split);
                 let (covered, rest): (Vec<_>, Vec<_>) =
@@ -170,11 +256,17 @@ impl Driver {
                 if covered.is_empty() {
                     continue;
                 }
+                let terms = terms_at(&registrations, at.position());
                 let amounts = covered.iter().map(|(_, settlement)| settlement.amount);
                 match allocate(&split.event, &amounts.collect::<Vec<_>>()) {
                     Some(shares) => {
                         for ((_, settlement), shares) in covered.iter().zip(shares) {
-                            tx.split_seen(settlement, &at, &shares).await?;
+                            if settlement.terms == terms {
+                                tx.split_seen(settlement, &at, &shares).await?;
+                            } else {
+                                contradict(tx, settlement, "split on other terms than sold")
+                                    .await?;
+                            }
                         }
                     }
                     None => {
@@ -192,7 +284,7 @@ impl Driver {
     async fn split(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, authorized_settler, .. } = self.splitter;
         let mut asked = false;
-        let mirrored = tx.mirror_cursor(chain_id, address).await?.unwrap_or(0);
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
         let recorded = self.recorded(tx).await?;
         // A split that came before ours may have taken everything; an open intent would revert for
         // ever.
@@ -262,6 +354,12 @@ const fn evidence(log: &SplitterLog) -> KeeperEvidence {
         log_index: log.at.log_index,
         block_number: log.at.block_number,
     }
+}
+
+async fn hold(tx: &mut Tx, settlement: &Settlement, reason: &str) -> Result<(), LedgerError> {
+    tracing::error!(payment = %settlement.id, reason, "ALARM: the payment is held");
+    tx.step_keeper(settlement, KeeperEvent::Hold, &json!({"reason": reason})).await?;
+    Ok(())
 }
 
 async fn contradict(tx: &mut Tx, settlement: &Settlement, reason: &str) -> Result<(), LedgerError> {

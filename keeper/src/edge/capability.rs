@@ -2,7 +2,7 @@
 
 use crate::{
     chain::{BlockTag, Chain, ChainError},
-    splitter::JecpSplitter,
+    splitter::{JecpSplitter, SplitTerms},
     x402::MicroUsdc,
 };
 use alloy::primitives::{Address, B256};
@@ -22,10 +22,8 @@ pub struct Capability {
     pub price: MicroUsdc,
     /// One line for people.
     pub description: String,
-    /// Who must be registered for it.
-    pub provider: Address,
-    /// Shares of provider, hub and reserve that must be registered, in basis points.
-    pub split_bps: [u16; 3],
+    /// Who must be registered for it, on which shares.
+    pub terms: SplitTerms,
     /// Where the provider is called.
     pub endpoint: Url,
     /// Shared secret for those calls.
@@ -73,9 +71,11 @@ impl Registration {
     ) -> Result<Self, ChainError> {
         let call = JecpSplitter::capabilitiesCall { capabilityId: capability.id };
         let found = chain.call(splitter, &call, BlockTag::Latest).await?;
-        let as_agreed = found.provider == capability.provider
-            && [found.providerBps, found.hubBps, found.reserveBps] == capability.split_bps;
-        Ok(match (found.active, as_agreed) {
+        let registered = SplitTerms {
+            provider: found.provider,
+            bps: [found.providerBps, found.hubBps, found.reserveBps],
+        };
+        Ok(match (found.active, registered == capability.terms) {
             (false, _) => Self::Inactive,
             (true, true) => Self::Active,
             (true, false) => Self::Foreign,

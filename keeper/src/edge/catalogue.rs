@@ -1,7 +1,7 @@
 //! What is sold: a file, validated when it is loaded.
 
 use crate::{
-    splitter::capability_id,
+    splitter::{SplitTerms, capability_id},
     x402::{AmountError, MicroUsdc},
 };
 use alloy::primitives::Address;
@@ -19,6 +19,9 @@ use super::Capability;
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// S06 2.1. It travels in a header, too.
+const MAX_DESCRIPTION: usize = 500;
+
 /// Everything that is sold.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
@@ -29,7 +32,7 @@ pub struct Catalogue {
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     /// Unreadable, or with a field that does not belong there.
-    #[error("{0}")]
+    #[error("{}: {}", .0.path.join("."), .0.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" "))]
     Unreadable(Box<figment::Error>),
     /// A capability that cannot be sold.
     #[error("capability {capability}: {problem}")]
@@ -129,6 +132,9 @@ impl Entry {
                 self.endpoint
             ));
         }
+        if self.description.chars().count() > MAX_DESCRIPTION {
+            return Err(format!("description is longer than {MAX_DESCRIPTION} characters"));
+        }
         if self.timeout.is_zero() || self.timeout > MAX_TIMEOUT {
             return Err("timeout must be between 1s and 5m".to_owned());
         }
@@ -139,8 +145,7 @@ impl Entry {
             action: self.action,
             price,
             description: self.description,
-            provider: self.provider,
-            split_bps: self.split_bps,
+            terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
             idempotent: self.idempotent,
             timeout: self.timeout,
@@ -198,7 +203,7 @@ mod tests {
     fn a_good_one_loads() {
         let catalogue = load(GOOD).unwrap();
         assert_eq!(catalogue.all()[0].price.micro(), 200_000);
-        assert_eq!(catalogue.all()[0].split_bps, [8_500, 1_000, 500]);
+        assert_eq!(catalogue.all()[0].terms.bps, [8_500, 1_000, 500]);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use super::{
     Capability, Edge, Site,
-    envelope::Invocation,
-    error::{ApiError, ProviderFailure},
+    envelope::{Invocation, MAX_BODY_BYTES},
+    error::{ApiError, Receipt},
     payment::Paid,
 };
 use crate::{
     ledger::{DeliveryRecord, LedgerError, Settlement},
-    lifecycle::{Delivery, DeliveryEvent},
+    lifecycle::{Delivery, Failure},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{TimeDelta, Utc};
@@ -28,12 +28,12 @@ const STORE_ATTEMPTS: u32 = 20;
 enum Turn {
     /// The answer is stored.
     Stored(Value),
-    /// We call.
-    Ours,
+    /// We call, for the so manieth time.
+    Ours(u64),
     /// Somebody else calls.
     Theirs,
     /// It failed for good.
-    Over(ProviderFailure),
+    Over(Failure),
 }
 
 /// Has the provider serve a paid call, or takes the answer that is already there.
@@ -53,32 +53,40 @@ pub(super) async fn deliver(
         result,
         replayed,
     };
-    loop {
+    let attempt = loop {
         match take_turn(site, capability, settlement).await {
             Ok(Turn::Stored(result)) => return Ok(paid(result, true)),
-            Ok(Turn::Ours) => break,
+            Ok(Turn::Ours(attempt)) => break attempt,
             Ok(Turn::Theirs) => tokio::time::sleep(POLL).await,
-            Ok(Turn::Over(failure)) => return Err(ApiError::Provider(failure)),
-            Err(error) if error.is_conflict() => {}
+            Ok(Turn::Over(failure)) => {
+                return Err(ApiError::Provider(failure, receipt(settlement)));
+            }
+            Err(error) if error.is_conflict() => tokio::time::sleep(POLL).await,
             Err(error) => return Err(internal(&error, settlement)),
         }
-    }
+    };
     // Committed as `calling`: from here on a crash leaves `unknown`, not a second call.
     let outcome = call(edge, capability, invocation, settlement).await;
-    let stored = store(site, settlement, &outcome).await;
+    let stored = store(site, settlement, attempt, &outcome).await;
     match outcome {
         Ok((_, result)) => {
             // The agent has paid and the provider has served: the answer goes out even if it could
             // not be kept.
             if let Err(error) = stored {
-                tracing::error!(payment = %settlement.id, %error, "the answer could not be kept");
+                tracing::error!(
+                    payment = %settlement.id, %error,
+                    "ALARM: served, but the answer could not be kept; no refund is due, whatever the \
+                     ledger will say"
+                );
             }
             Ok(paid(result, false))
         }
         Err((failure, why)) => {
-            tracing::error!(payment = %settlement.id, why, "the provider failed: a refund is due");
+            tracing::error!(
+                payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
+            );
             stored.map_err(|error| internal(&error, settlement))?;
-            Err(ApiError::Provider(failure))
+            Err(ApiError::Provider(failure, receipt(settlement)))
         }
     }
 }
@@ -87,22 +95,27 @@ pub(super) async fn deliver(
 async fn store(
     site: &Site,
     settlement: &Settlement,
-    outcome: &Result<(u16, Value), (ProviderFailure, String)>,
+    attempt: u64,
+    outcome: &Result<(u16, Value), (Failure, String)>,
 ) -> Result<(), LedgerError> {
-    let mut attempt = 0;
+    let mut tries = 0;
     loop {
         let stored = async {
             let mut tx = site.ledger.begin().await?;
             match outcome {
-                Ok((status, result)) => tx.finish_delivery(settlement, *status, result).await?,
-                Err((failure, why)) => tx.fail_delivery(settlement, failure.event(), why).await?,
+                Ok((status, result)) => {
+                    tx.finish_delivery(settlement, attempt, *status, result).await?;
+                }
+                Err((failure, why)) => {
+                    tx.fail_delivery(settlement, attempt, *failure, why).await?;
+                }
             }
             tx.commit().await
         };
-        attempt += 1;
+        tries += 1;
         match stored.await {
             Err(error)
-                if attempt < STORE_ATTEMPTS && (error.is_conflict() || error.is_unavailable()) =>
+                if tries < STORE_ATTEMPTS && (error.is_conflict() || error.is_unavailable()) =>
             {
                 tokio::time::sleep(POLL).await;
             }
@@ -113,9 +126,13 @@ async fn store(
 
 fn internal(error: &LedgerError, settlement: &Settlement) -> ApiError {
     tracing::error!(payment = %settlement.id, %error, "edge: the ledger failed after payment");
-    let transaction = settlement.pull.map(|pull| pull.tx_hash);
     // The money has come in: the caller must ask again, not pay again.
-    ApiError::Pending { transaction }
+    ApiError::Pending { status: settlement.status, tx_hash: settlement.pull.map(|at| at.tx_hash) }
+}
+
+/// What an agent that was not served needs to talk to the operator.
+fn receipt(settlement: &Settlement) -> Receipt {
+    Receipt { settlement: settlement.id, tx_hash: settlement.pull.map(|pull| pull.tx_hash) }
 }
 
 /// Looks at the delivery and takes it on if it is free. What it decides is committed.
@@ -124,38 +141,39 @@ async fn take_turn(
     capability: &Capability,
     settlement: &Settlement,
 ) -> Result<Turn, LedgerError> {
-    let mut tx = site.ledger.begin().await?;
+    let mut tx = site.ledger.read().await?;
     let known = tx.delivery(settlement.id).await?;
-    let turn = match &known {
-        None => Turn::Ours,
+    drop(tx);
+    match &known {
         Some(DeliveryRecord { state: Delivery::Delivered, response: Some(response), .. }) => {
-            Turn::Stored(response.clone())
+            return Ok(Turn::Stored(response.clone()));
         }
-        Some(DeliveryRecord { state: Delivery::Calling, started_at, .. }) => {
+        Some(DeliveryRecord { state: Delivery::Calling, age, attempts, .. }) => {
             let limit =
                 TimeDelta::from_std(capability.timeout).unwrap_or(TimeDelta::MAX) + LOST_AFTER;
-            if Utc::now() - *started_at < limit {
-                return Ok(Turn::Theirs);
+            if *age >= limit {
+                let why = "the process that called the provider is gone";
+                let mut tx = site.ledger.begin().await?;
+                tx.fail_delivery(settlement, *attempts, Failure::Lost, why).await?;
+                tx.commit().await?;
+                tracing::error!(
+                    payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
+                );
             }
-            let why = "the process that called the provider is gone";
-            tx.fail_delivery(settlement, DeliveryEvent::Lose, why).await?;
-            tx.commit().await?;
-            tracing::error!(payment = %settlement.id, why, "delivery lost: a refund is due");
             return Ok(Turn::Theirs);
         }
-        Some(DeliveryRecord { state: Delivery::Unknown, .. }) if capability.idempotent => {
-            Turn::Ours
+        Some(DeliveryRecord { state: Delivery::Unknown, .. }) if !capability.idempotent => {
+            return Ok(Turn::Over(
+                known.as_ref().and_then(|known| known.failure).unwrap_or(Failure::Lost),
+            ));
         }
-        Some(DeliveryRecord { state: Delivery::Unknown, .. }) => {
-            Turn::Over(ProviderFailure::Unknown)
-        }
-        Some(_) => Turn::Over(ProviderFailure::Error),
-    };
-    if matches!(turn, Turn::Ours) {
-        tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
-        tx.commit().await?;
+        None | Some(DeliveryRecord { state: Delivery::Unknown | Delivery::None, .. }) => {}
+        Some(known) => return Ok(Turn::Over(known.failure.unwrap_or(Failure::Error))),
     }
-    Ok(turn)
+    let mut tx = site.ledger.begin().await?;
+    let attempt = tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
+    tx.commit().await?;
+    Ok(Turn::Ours(attempt))
 }
 
 /// One signed call (E.5): `X-JECP-Signature: v1=base64(HMAC-SHA256(secret, timestamp "." body))`.
@@ -164,7 +182,7 @@ async fn call(
     capability: &Capability,
     invocation: &Invocation,
     settlement: &Settlement,
-) -> Result<(u16, Value), (ProviderFailure, String)> {
+) -> Result<(u16, Value), (Failure, String)> {
     let body = json!({
         "id": invocation.id,
         "capability": invocation.capability,
@@ -175,7 +193,7 @@ async fn call(
     .to_string();
     let timestamp = Utc::now().timestamp().to_string();
     let signature = sign(&capability.hmac_secret, &timestamp, &body)
-        .ok_or((ProviderFailure::Error, "the secret cannot sign".to_owned()))?;
+        .ok_or((Failure::Error, "the secret cannot sign".to_owned()))?;
     let answer = edge
         .http
         .post(capability.endpoint.clone())
@@ -192,31 +210,33 @@ async fn call(
         .map_err(|error| failed(&error))?;
     let status = answer.status();
     if !status.is_success() {
-        return Err((ProviderFailure::Error, format!("HTTP status {status}")));
+        return Err((Failure::Error, format!("HTTP status {status}")));
     }
-    let result = answer.json().await.map_err(|error| failed(&error))?;
+    let body = read(answer).await?;
+    let result = serde_json::from_slice(&body)
+        .map_err(|_| (Failure::Error, "the answer is no JSON".to_owned()))?;
     Ok((status.as_u16(), result))
 }
 
-impl ProviderFailure {
-    /// A provider that was reached and did not say no may have done the work.
-    const fn event(self) -> DeliveryEvent {
-        match self {
-            Self::Error | Self::Unavailable => DeliveryEvent::Fail,
-            Self::Timeout | Self::Unknown => DeliveryEvent::Lose,
+/// An answer's body, up to a limit: it is kept, and shown again.
+async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, (Failure, String)> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_BODY_BYTES {
+            return Err((Failure::Error, "the answer is larger than 10 MB".to_owned()));
         }
     }
+    Ok(body)
 }
 
-fn failed(error: &reqwest::Error) -> (ProviderFailure, String) {
+fn failed(error: &reqwest::Error) -> (Failure, String) {
     if error.is_timeout() {
-        (ProviderFailure::Timeout, "no answer in time".to_owned())
+        (Failure::Timeout, "no answer in time".to_owned())
     } else if error.is_connect() {
-        (ProviderFailure::Unavailable, "no connection".to_owned())
-    } else if error.is_decode() {
-        (ProviderFailure::Error, "the answer is no JSON".to_owned())
+        (Failure::Unavailable, "no connection".to_owned())
     } else {
-        (ProviderFailure::Unknown, "the connection broke".to_owned())
+        (Failure::Lost, "the connection broke".to_owned())
     }
 }
 

@@ -56,6 +56,11 @@ impl Invocation {
         asked == namespace && self.action == action && name.is_none_or(|name| name == action)
     }
 
+    /// First half of the capability's name.
+    pub(super) fn namespace(&self) -> &str {
+        self.capability.split_once('/').map_or(self.capability.as_str(), |(namespace, _)| namespace)
+    }
+
     /// SHA-256 of capability, action and input in canonical form: what must be equal for a
     /// repeated call to be the same call.
     pub(super) fn content_hash(&self) -> Result<B256, ApiError> {

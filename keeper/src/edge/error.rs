@@ -1,14 +1,19 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
-use crate::x402::Subcause;
+use crate::{
+    lifecycle::{Failure, Status},
+    x402::Subcause,
+};
 use alloy::primitives::B256;
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 /// Why a call was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub(super) enum ApiError {
     TooLarge,
     /// Nobody sells that.
     CapabilityNotFound,
+    /// Its capability is sold, but not this action of it.
+    ActionNotFound,
     /// The payment is no good; no money moved.
     PaymentInvalid {
         /// Why, in the closed registry.
@@ -30,43 +37,45 @@ pub(super) enum ApiError {
         /// More, for people.
         message: String,
         /// Transaction that used the authorization, where it is known.
-        transaction: Option<B256>,
+        tx_hash: Option<B256>,
     },
     /// x402 is not taken here.
     NotAccepted(Subcause),
     /// The authorization belongs to another request.
     SettlementReused {
         /// Transaction that pulled it, if it was pulled.
-        transaction: Option<B256>,
+        tx_hash: Option<B256>,
+        /// That request's id. The caller has signed for it.
+        request_id: Option<String>,
+        /// When its pull was seen.
+        settled_at: Option<DateTime<Utc>>,
     },
     /// The request id was used for something else.
     DuplicateRequest,
     /// The payment is on its way; it must not be paid again.
     Pending {
+        /// How far it is.
+        status: Status,
         /// Transaction to look for.
-        transaction: Option<B256>,
+        tx_hash: Option<B256>,
     },
     /// The payment disagrees with the chain; a human looks at it.
-    Held,
+    Held(Receipt),
     /// Something behind the edge is missing.
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
-    Provider(ProviderFailure),
+    Provider(Failure, Receipt),
     /// Anything else. Details are in the log only.
     Internal,
 }
 
-/// How a provider failed.
+/// What an agent that paid needs to talk to the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ProviderFailure {
-    /// Answered with an error, or with something that is no JSON.
-    Error,
-    /// Did not answer in time.
-    Timeout,
-    /// Could not be reached.
-    Unavailable,
-    /// Nobody knows whether it did the work.
-    Unknown,
+pub(super) struct Receipt {
+    /// Id of the settlement.
+    pub(super) settlement: Uuid,
+    /// Transaction that pulled it.
+    pub(super) tx_hash: Option<B256>,
 }
 
 /// Seconds after which a caller may try again.
@@ -82,14 +91,16 @@ impl ApiError {
             Self::UnsupportedVersion => "UNSUPPORTED_VERSION",
             Self::TooLarge => "INPUT_TOO_LARGE",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
+            Self::ActionNotFound => "ACTION_NOT_FOUND",
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
             Self::NotAccepted(_) => "X402_NOT_ACCEPTED",
             Self::SettlementReused { .. } => "X402_SETTLEMENT_REUSED",
             Self::DuplicateRequest => "DUPLICATE_REQUEST",
-            Self::Pending { .. } | Self::Degraded(_) | Self::Held => "SERVICE_DEGRADED",
-            Self::Provider(ProviderFailure::Error | ProviderFailure::Unknown) => "PROVIDER_ERROR",
-            Self::Provider(ProviderFailure::Timeout) => "PROVIDER_TIMEOUT",
-            Self::Provider(ProviderFailure::Unavailable) => "PROVIDER_UNAVAILABLE",
+            Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => "SERVICE_DEGRADED",
+            Self::Provider(Failure::Error | Failure::Lost, _) => "PROVIDER_ERROR",
+            Self::Provider(Failure::Timeout, _) => "PROVIDER_TIMEOUT",
+            Self::Provider(Failure::Unavailable, _) => "PROVIDER_UNAVAILABLE",
+            Self::Provider(Failure::Forgone, _) => "EXECUTION_FAILED",
             Self::Internal => "INTERNAL_ERROR",
         }
     }
@@ -99,17 +110,16 @@ impl ApiError {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::CapabilityNotFound => StatusCode::NOT_FOUND,
+            Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
-            Self::Pending { .. } | Self::Degraded(_) | Self::Held => {
+            Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Provider(ProviderFailure::Error | ProviderFailure::Unknown) => {
-                StatusCode::BAD_GATEWAY
-            }
-            Self::Provider(ProviderFailure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Provider(ProviderFailure::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Provider(Failure::Error | Failure::Lost, _) => StatusCode::BAD_GATEWAY,
+            Self::Provider(Failure::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Provider(Failure::Unavailable, _) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Provider(Failure::Forgone, _) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -120,7 +130,12 @@ impl ApiError {
             Self::InvalidRequest(why) => format!("the body is not a JECP call: {why}"),
             Self::UnsupportedVersion => "this hub speaks jecp \"1.0\"".to_owned(),
             Self::TooLarge => "the body is larger than 10 MB".to_owned(),
-            Self::CapabilityNotFound => "nobody sells this capability and action here".to_owned(),
+            Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
+            Self::ActionNotFound => "this capability has no such action here".to_owned(),
+            // A used authorization may have moved money, to us or to nobody.
+            Self::PaymentInvalid { subcause: Subcause::NonceReused, message, .. } => {
+                format!("the payment was refused: {message}")
+            }
             Self::PaymentInvalid { message, .. } => {
                 format!("the payment was refused and no money moved: {message}")
             }
@@ -139,23 +154,27 @@ impl ApiError {
             Self::Pending { .. } => {
                 "the payment is on its way; repeat this very call, do not pay again".to_owned()
             }
-            Self::Held => {
+            Self::Held(_) => {
                 "the payment is held for the operator: the chain shows something else than was \
                  agreed"
                     .to_owned()
             }
             Self::Degraded(why) => why.clone(),
-            Self::Provider(ProviderFailure::Error) => {
+            Self::Provider(Failure::Error, _) => {
                 "the provider failed after it was paid; a refund is due".to_owned()
             }
-            Self::Provider(ProviderFailure::Timeout) => {
+            Self::Provider(Failure::Timeout, _) => {
                 "the provider did not answer in time after it was paid; a refund is due".to_owned()
             }
-            Self::Provider(ProviderFailure::Unavailable) => {
+            Self::Provider(Failure::Unavailable, _) => {
                 "the provider could not be reached after it was paid; a refund is due".to_owned()
             }
-            Self::Provider(ProviderFailure::Unknown) => {
+            Self::Provider(Failure::Lost, _) => {
                 "the provider was paid, its answer was lost; a refund is due".to_owned()
+            }
+            Self::Provider(Failure::Forgone, _) => {
+                "paid, and not asked for in time: it is not served any more; a refund is due"
+                    .to_owned()
             }
             Self::Internal => "something went wrong here; the operator's log knows".to_owned(),
         }
@@ -163,19 +182,31 @@ impl ApiError {
 
     fn details(&self) -> Value {
         match self {
-            Self::PaymentInvalid { subcause, transaction, .. } => {
-                json!({"subcause": subcause.as_str(), "tx_hash": transaction})
+            Self::PaymentInvalid { subcause, tx_hash, .. } => {
+                json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
             Self::NotAccepted(subcause) => {
                 json!({"subcause": subcause.as_str(), "received": "x402", "accepted": []})
             }
-            Self::SettlementReused { transaction } => {
-                json!({"subcause": Subcause::NonceReused.as_str(), "tx_hash": transaction})
+            Self::SettlementReused { tx_hash, request_id, settled_at } => json!({
+                "subcause": Subcause::NonceReused.as_str(),
+                "tx_hash": tx_hash,
+                "original_request_id": request_id,
+                "original_settled_at": settled_at,
+            }),
+            Self::Pending { status, tx_hash } => {
+                json!({"settlement": status.as_str(), "tx_hash": tx_hash})
             }
-            Self::Pending { transaction } => {
-                json!({"settlement": "settle_pending", "transaction": transaction})
-            }
-            Self::Provider(_) => json!({"refund": "due"}),
+            Self::Held(receipt) => json!({
+                "settlement": Status::Mismatched.as_str(),
+                "tx_hash": receipt.tx_hash,
+                "transaction_id": receipt.settlement,
+            }),
+            Self::Provider(_, receipt) => json!({
+                "refund": "due",
+                "tx_hash": receipt.tx_hash,
+                "transaction_id": receipt.settlement,
+            }),
             _ => json!({}),
         }
     }
@@ -186,25 +217,28 @@ impl ApiError {
             | Self::InvalidRequest(_)
             | Self::UnsupportedVersion
             | Self::TooLarge
-            | Self::CapabilityNotFound => json!({
+            | Self::CapabilityNotFound
+            | Self::ActionNotFound => json!({
                 "type": "lookup_schema",
                 "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
             }),
-            Self::PaymentInvalid { .. }
-            | Self::SettlementReused { .. }
-            | Self::DuplicateRequest => {
+            Self::DuplicateRequest => json!({
+                "type": "x402_settle",
+                "hint": "call again with an id that you have not used",
+            }),
+            Self::PaymentInvalid { .. } | Self::SettlementReused { .. } => {
                 json!({
                     "type": "x402_settle",
                     "hint": "call again without payment, then pay what the 402 asks for with a new \
                              authorization",
                 })
             }
-            Self::NotAccepted(_) | Self::Held | Self::Internal => {
+            Self::NotAccepted(_) | Self::Held(_) | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
             Self::Pending { .. } => json!({"type": "wait", "retry_after_seconds": RETRY_SOON}),
             Self::Degraded(_) => json!({"type": "wait", "retry_after_seconds": RETRY_LATER}),
-            Self::Provider(_) => json!({
+            Self::Provider(..) => json!({
                 "type": "wait",
                 "retry_after_seconds": RETRY_LATER,
                 "hint": "the operator refunds the payment; do not pay again for this request",
@@ -215,8 +249,8 @@ impl ApiError {
     const fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Pending { .. } => Some(RETRY_SOON),
-            Self::Degraded(_) | Self::Held => Some(RETRY_LATER),
-            Self::Provider(ProviderFailure::Unavailable) => Some(RETRY_LATER),
+            Self::Degraded(_) | Self::Held(_) => Some(RETRY_LATER),
+            Self::Provider(Failure::Unavailable, _) => Some(RETRY_LATER),
             _ => None,
         }
     }
@@ -230,6 +264,9 @@ impl ApiError {
             Some(subcause) => format!("{documentation}#{subcause}"),
             None => documentation.clone(),
         };
+        if let Some(details) = details.as_object_mut() {
+            details.retain(|_, value| !value.is_null());
+        }
         details["documentation_url"] = json!(deep_link);
         let mut body = json!({
             "jecp": "1.0",

@@ -1,6 +1,7 @@
 //! How the daemon is, for operators and their orchestrators.
 
 use super::{Edge, Site};
+use crate::ledger::LedgerError;
 use axum::{
     Json,
     extract::State,
@@ -46,8 +47,8 @@ pub struct Health {
 #[derive(Debug)]
 struct Inner {
     trust_root: TrustRoot,
-    /// What is not there yet, and why.
-    waiting: BTreeMap<String, String>,
+    /// What is not there yet.
+    waiting: BTreeMap<String, &'static str>,
     site: Option<Arc<Site>>,
 }
 
@@ -60,16 +61,17 @@ impl Default for Health {
 impl Health {
     /// A daemon that has just begun.
     pub fn new() -> Self {
-        let waiting = BTreeMap::from([("boot".to_owned(), "starting".to_owned())]);
+        let waiting = BTreeMap::from([("boot".to_owned(), "starting")]);
         Self {
             started: Instant::now(),
             inner: RwLock::new(Inner { trust_root: TrustRoot::Unknown, waiting, site: None }),
         }
     }
 
-    /// Something is missing; the reason is one sentence for the operator.
-    pub fn wait_for(&self, component: &str, reason: &str) {
-        self.write(|inner| inner.waiting.insert(component.to_owned(), reason.to_owned()));
+    /// Something is missing. Anybody may read this: hosts, keys and texts of errors are for the log.
+    pub fn wait_for(&self, component: &str) {
+        let reason = "not there yet; the log says why";
+        self.write(|inner| inner.waiting.insert(component.to_owned(), reason));
     }
 
     /// It is there.
@@ -101,7 +103,7 @@ impl Health {
     }
 
     /// What is missing.
-    pub fn waiting(&self) -> BTreeMap<String, String> {
+    pub fn waiting(&self) -> BTreeMap<String, &'static str> {
         self.read(|inner| inner.waiting.clone())
     }
 
@@ -127,30 +129,39 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>) -> Response {
 }
 
 /// What is missing right now: what start-up found, and whether ledger and lease still answer.
-async fn missing(edge: &Edge) -> BTreeMap<String, String> {
+async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
     let mut waiting = edge.health.waiting();
     if edge.health.trust_root() == TrustRoot::Mismatch {
         waiting.insert(
             "trust_root".to_owned(),
-            "the settler's KMS key is not the Splitter's AUTHORIZED_SETTLER".to_owned(),
+            "the settler's KMS key is not the Splitter's AUTHORIZED_SETTLER",
         );
     }
     let Some(site) = edge.health.site() else { return waiting };
-    if site.heads.latest().is_none() {
-        waiting.insert("chain".to_owned(), "no head seen yet".to_owned());
+    if !site.heads.is_answered() {
+        waiting.insert("chain".to_owned(), "no RPC endpoint answers");
     }
-    let held = async {
+    let looked = async {
         let mut tx = site.ledger.read().await?;
-        tx.lease_is_held(&site.lease).await
+        let held = tx.lease_is_held(&site.lease).await?;
+        let caught_up = site.has_caught_up(&mut tx).await?;
+        Ok::<_, LedgerError>((held, caught_up, site.is_unsigned(&mut tx).await?))
     };
-    match held.await {
-        Ok(true) => {}
-        Ok(false) => {
-            waiting.insert("lease".to_owned(), "no daemon runs the background services".to_owned());
+    match looked.await {
+        Ok((held, caught_up, unsigned)) => {
+            if unsigned {
+                waiting.insert("kms".to_owned(), "transactions wait for a signature");
+            }
+            if !held {
+                waiting.insert("lease".to_owned(), "no daemon runs the background services");
+            }
+            if !caught_up {
+                waiting.insert("mirror".to_owned(), "catching up with the chain");
+            }
         }
         Err(error) => {
             tracing::warn!(%error, "readiness: the database does not answer");
-            waiting.insert("database".to_owned(), "does not answer".to_owned());
+            waiting.insert("database".to_owned(), "does not answer");
         }
     }
     waiting
@@ -163,7 +174,7 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
     let status = if waiting.is_empty() { "ok" } else { "degraded" };
     let mut checks = Map::new();
     for (component, reason) in waiting {
-        checks.insert(component, Value::String(reason));
+        checks.insert(component, Value::from(reason));
     }
     Json(json!({
         "status": status,

@@ -7,6 +7,7 @@ use super::{
     error::ApiError,
     payment::{Paid, settle},
 };
+use crate::lifecycle::Status;
 use crate::x402::{
     MicroUsdc, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause,
     Version, X_PAYMENT, X_PAYMENT_RESPONSE, encode_header,
@@ -37,7 +38,7 @@ pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> R
 }
 
 async fn answer(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     headers: &HeaderMap,
     body: Body,
     id: &mut Option<String>,
@@ -51,8 +52,12 @@ async fn answer(
         .catalogue
         .all()
         .iter()
-        .find(|capability| invocation.asks_for(&capability.namespace, &capability.action))
-        .ok_or(ApiError::CapabilityNotFound)?;
+        .find(|capability| invocation.asks_for(&capability.namespace, &capability.action));
+    let Some(capability) = capability else {
+        let mut all = edge.catalogue.all().iter();
+        let sold = all.any(|other| other.namespace == invocation.namespace());
+        return Err(if sold { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound });
+    };
 
     let payment = payment_header(headers)?;
     let Some(site) = edge.health.site() else {
@@ -68,10 +73,19 @@ async fn answer(
         ApiError::PaymentInvalid {
             subcause,
             message: "the payment header cannot be read".to_owned(),
-            transaction: None,
+            tx_hash: None,
         }
     })?;
-    let paid = settle(edge, &site, capability, &invocation, &payment).await?;
+    // The work goes on when the caller hangs up: what is paid must be served and stored.
+    let work = {
+        let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+        let (capability, invocation) = (capability.clone(), invocation.clone());
+        async move { settle(&edge, &site, &capability, &invocation, &payment).await }
+    };
+    let paid = edge.work.spawn(work).await.map_err(|panic| {
+        tracing::error!(%panic, "ALARM: settling a payment panicked");
+        ApiError::Pending { status: Status::SettlePending, tx_hash: None }
+    })??;
     completed(&site, edge, &invocation, version, &paid, started)
 }
 
@@ -88,7 +102,7 @@ fn payment_header(headers: &HeaderMap) -> Result<Option<(Version, &HeaderValue)>
         return Err(ApiError::PaymentInvalid {
             subcause: Subcause::DuplicatePaymentHeader,
             message: "more than one payment header".to_owned(),
-            transaction: None,
+            tx_hash: None,
         });
     }
     Ok(first)
@@ -119,6 +133,12 @@ fn challenge(
         "id": invocation.id,
         "status": "failed",
         "code": "PAYMENT_REQUIRED",
+        "details": {
+            "required_usdc": usdc(capability.price)?,
+            "remaining_usdc": 0.0,
+            "subcause": "x402_or_wallet",
+        },
+        "documentation_url": "https://jecp.dev/errors/payment_required",
         "payment": offer.jecp_block(),
         "next_action": {"type": "x402_settle", "hint": error},
     });
@@ -157,6 +177,7 @@ fn completed(
         "replayed": paid.replayed,
         "billing": {
             "method": "x402",
+            "charged": !paid.replayed,
             "cost_usdc": usdc(paid.amount)?,
             "transaction_id": paid.settlement,
             "x402": {
@@ -171,6 +192,8 @@ fn completed(
         "execution": {
             "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "engine": "x402-keeper",
+            // Without accounts nobody has a history.
+            "trust_tier": "bronze",
         },
     });
     let mut response = Json(body).into_response();

@@ -24,8 +24,14 @@ use axum::{
     routing::{get, post},
 };
 use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 use tower_http::cors::{Any, CorsLayer};
 use url::Url;
+
+/// What a browser may read of an answer.
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "x-payment-response,payment-required,payment-response,x-request-id,retry-after,www-authenticate",
+);
 
 /// What every request sees.
 #[derive(Debug)]
@@ -40,29 +46,22 @@ pub struct Edge {
     pub health: Health,
     /// Client for provider calls.
     pub http: reqwest::Client,
+    /// Payments being settled; they end before the program does.
+    pub work: TaskTracker,
 }
 
 /// The routes.
 pub fn router(edge: Arc<Edge>) -> Router {
-    let cors = CorsLayer::new()
-        .allow_origin(Any)
-        .allow_methods([Method::POST])
-        .allow_headers([
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-payment"),
-            HeaderName::from_static("payment-signature"),
-            HeaderName::from_static("x-request-id"),
-            // Stock clients send it with the payment, although it is a response header.
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        ])
-        .expose_headers([
-            HeaderName::from_static("x-payment-response"),
-            HeaderName::from_static("payment-required"),
-            HeaderName::from_static("payment-response"),
-            HeaderName::from_static("x-request-id"),
-            header::RETRY_AFTER,
-            header::WWW_AUTHENTICATE,
-        ]);
+    let cors = CorsLayer::new().allow_origin(Any).allow_methods([Method::POST]).allow_headers([
+        header::CONTENT_TYPE,
+        HeaderName::from_static("x-payment"),
+        HeaderName::from_static("payment-signature"),
+        HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("x-agent-id"),
+        HeaderName::from_static("x-api-key"),
+        // Stock clients send it with the payment, although it is a response header.
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    ]);
     let invoke = Router::new()
         .route("/v1/invoke", post(invoke::invoke))
         // Read by the handler itself, which answers 413 in the words of the protocol.
@@ -73,7 +72,12 @@ pub fn router(edge: Arc<Edge>) -> Router {
                 .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }))
-        .layer(cors);
+        .layer(cors)
+        // On preflights too, which the layer above answers by itself without them.
+        .layer(axum::middleware::map_response(async |mut response: axum::response::Response| {
+            response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+            response
+        }));
     Router::new()
         .merge(invoke)
         .route("/livez", get(health::livez))

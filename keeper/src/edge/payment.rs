@@ -5,14 +5,13 @@ use super::{
     capability::{Capability, Registration},
     delivery::deliver,
     envelope::Invocation,
-    error::ApiError,
+    error::{ApiError, Receipt},
 };
 use crate::{
     chain::{BlockTag, ChainError},
-    eip3009::{Authorization, FiatToken, Unverified, Verified},
+    eip3009::{Authorization, FiatToken, Unverified, Verified, domain},
     ledger::{
-        IntentKind, Ledger, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement,
-        Topic,
+        IntentKind, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
     },
     lifecycle::{Status, StatusEvent},
     x402::{MicroUsdc, Payment, Subcause},
@@ -25,8 +24,12 @@ use uuid::Uuid;
 
 /// Gas limit of a pull: 102,888 measured to a payee without balance.
 const PULL_GAS: u64 = 250_000;
-/// How often two callers may collide over one row before one gives up.
-const MAX_CONFLICTS: u32 = 8;
+/// How often a reservation is tried that collides with another, or for which the payer seems short.
+const MAX_ATTEMPTS: u32 = 8;
+/// Between two looks at a payer's balance: eight are two blocks of Base.
+const SHORT_DELAY: Duration = Duration::from_millis(500);
+/// Most payments of one payer on their way.
+const MAX_OPEN_PAYMENTS: u64 = 64;
 /// How long a waiting request goes without looking when nothing is signalled.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -48,18 +51,23 @@ pub(super) struct Paid {
 }
 
 fn invalid(subcause: Subcause, message: &str) -> ApiError {
-    ApiError::PaymentInvalid { subcause, message: message.to_owned(), transaction: None }
+    ApiError::PaymentInvalid { subcause, message: message.to_owned(), tx_hash: None }
 }
 
+/// Before anything is reserved. The payment may have been sent before, so nothing is said of money.
 fn ledger_down(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed");
-    if matches!(error, LedgerError::LeaseLost(_)) {
-        ApiError::Degraded("nobody could settle the payment now; no money moved".to_owned())
-    } else if error.is_unavailable() {
-        ApiError::Degraded("the ledger does not answer; no money moved".to_owned())
+    if error.is_unavailable() {
+        ApiError::Degraded("the ledger does not answer; repeat this very call later".to_owned())
     } else {
         ApiError::Internal
     }
+}
+
+/// After it: the caller must ask again, not pay again.
+fn ledger_lost(error: &LedgerError) -> ApiError {
+    tracing::error!(%error, "edge: the ledger failed with a payment on its way");
+    ApiError::Pending { status: Status::SettlePending, tx_hash: None }
 }
 
 fn chain_down(error: &ChainError) -> ApiError {
@@ -75,25 +83,77 @@ pub(super) async fn settle(
     invocation: &Invocation,
     payment: &Payment,
 ) -> Result<Paid, ApiError> {
-    let authorization = verify(site, capability, payment)?;
     let Auth::Payer = edge.auth;
-    let new = NewSettlement {
-        chain_id: site.network.chain_id(),
-        splitter: site.splitter.address,
-        asset: site.splitter.asset,
-        amount: capability.price,
-        version: payment.version,
-        capability_id: capability.name(),
-        splitter_capability_id: capability.id,
-        agent_id: authorization.payer().to_string().to_lowercase(),
-        request_id: invocation.id.clone(),
-        content_hash: invocation.content_hash()?,
-        payment_hash: payment.hash,
-        authorization,
+    let content_hash = invocation.content_hash()?;
+    let settlement = match verify(site, capability, payment) {
+        Ok(authorization) => {
+            let new = NewSettlement {
+                chain_id: site.network.chain_id(),
+                splitter: site.splitter.address,
+                asset: site.splitter.asset,
+                amount: capability.price,
+                version: payment.version,
+                capability_id: capability.name(),
+                splitter_capability_id: capability.id,
+                terms: capability.terms,
+                agent_id: agent_id(authorization.payer()),
+                request_id: invocation.id.clone(),
+                content_hash,
+                payment_hash: payment.hash,
+                authorization,
+            };
+            reserve(site, capability, &new).await?
+        }
+        // Prices and windows pass; a payment that was taken is answered all the same.
+        Err(refusal) => {
+            taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
+        }
     };
-    let settlement = reserve(site, capability, &new).await?;
     let settlement = wait_for_pull(site, settlement).await?;
     deliver(edge, site, capability, invocation, &settlement).await
+}
+
+/// The paying address is the agent.
+fn agent_id(payer: Address) -> String {
+    payer.to_string().to_lowercase()
+}
+
+/// The settlement that took this very payment for this very request before.
+async fn taken_before(
+    site: &Site,
+    payment: &Payment,
+    request_id: &str,
+    content_hash: B256,
+) -> Result<Option<Settlement>, ApiError> {
+    let (signed, chain_id) = (&payment.authorization, site.network.chain_id());
+    let domain = domain(&site.network.usdc(), chain_id);
+    let authorization = Authorization::<Unverified>::new(signed.clone(), payment.signature.clone());
+    // Stored answers are the payer's; a stranger gets the refusal.
+    if payment.network != site.network || authorization.signed_by_payer(&domain).is_err() {
+        return Ok(None);
+    }
+    let found = async {
+        let mut tx = site.ledger.read().await?;
+        tx.settlement_by_identity(chain_id, site.splitter.asset, signed.from, signed.nonce).await
+    };
+    match found.await.map_err(|error| ledger_down(&error))? {
+        Some(known) if known.status.is_void() => Ok(None),
+        Some(known)
+            if known.is_of(&agent_id(signed.from), request_id, content_hash, payment.hash) =>
+        {
+            Ok(Some(known))
+        }
+        Some(known) => Err(reused(&known)),
+        None => Ok(None),
+    }
+}
+
+fn reused(known: &Settlement) -> ApiError {
+    ApiError::SettlementReused {
+        tx_hash: known.pull.map(|pull| pull.tx_hash),
+        request_id: known.request_id.clone(),
+        settled_at: known.settled_at,
+    }
 }
 
 /// Everything that needs no chain: is this authorization, by its signature, for this call?
@@ -125,12 +185,28 @@ fn verify(
             let message = match subcause {
                 Subcause::PaytoMismatch => "to is not the Splitter",
                 Subcause::AmountMismatch => "value is not the price",
-                Subcause::Expired => "outside its time window, or too close to its end",
+                Subcause::Expired => {
+                    "outside its time window, too close to its end, or ending too late"
+                }
                 Subcause::SignatureMalleable => "the signature's s is high",
                 _ => "the signature is not the payer's",
             };
             invalid(subcause, message)
         })
+}
+
+/// What came of one attempt to reserve.
+enum Taken {
+    /// The ledger's answer; committed if it is a reservation.
+    Answer(Box<Reservation>),
+    /// The chain must be asked first.
+    Unchecked,
+    /// The payer's balance does not cover what is on its way and this.
+    Short,
+    /// Nothing is reserved now, and why.
+    Closed(&'static str),
+    /// Nobody knows whether it is reserved.
+    Unknown(LedgerError),
 }
 
 /// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
@@ -139,42 +215,49 @@ async fn reserve(
     capability: &Capability,
     new: &NewSettlement,
 ) -> Result<Settlement, ApiError> {
-    let authorization = &new.authorization;
-    if !is_known(&site.ledger, new).await.map_err(|error| ledger_down(&error))? {
-        check_chain(site, capability, authorization).await?;
-    }
-    for _ in 0..MAX_CONFLICTS {
-        match try_reserve(site, new).await {
-            Ok(Reservation::Reserved(settlement)) => {
-                tracing::info!(
-                    payment = %settlement.id, payer = %settlement.payer, amount = %new.amount,
-                    capability = new.capability_id, "reserved"
-                );
-                site.ledger.signal(Topic::Intents);
-                return Ok(settlement);
+    // Nothing is written for a payment that the chain would not let through.
+    let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
+    let mut balance = match known {
+        true => None,
+        false => Some(check_chain(site, capability, &new.authorization).await?),
+    };
+    let mut attempts = 0;
+    loop {
+        let taken = match try_reserve(site, new, balance).await {
+            Ok(taken) => taken,
+            Err(error)
+                if (error.is_conflict() || error.is_duplicate()) && attempts < MAX_ATTEMPTS =>
+            {
+                attempts += 1;
+                continue;
             }
-            // The same call again, or the same request with a fresh authorization: whatever the
-            // first one came to is the answer. The second authorization is never pulled.
-            Ok(Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement)) => {
-                return Ok(settlement);
-            }
-            Ok(Reservation::NonceReused(settlement)) => {
-                return Err(ApiError::SettlementReused {
-                    transaction: settlement.pull.map(|pull| pull.tx_hash),
-                });
-            }
-            Ok(Reservation::DuplicateRequest(_)) => return Err(ApiError::DuplicateRequest),
-            Err(error) if error.is_conflict() => {}
             Err(error) => return Err(ledger_down(&error)),
+        };
+        match taken {
+            Taken::Answer(reservation) => return answer(site, new, *reservation),
+            Taken::Unchecked => {}
+            // What was pulled is off the balance at once, but on its way until the watcher sees it.
+            Taken::Short if attempts < MAX_ATTEMPTS => {
+                attempts += 1;
+                tokio::time::sleep(SHORT_DELAY).await;
+            }
+            Taken::Short => {
+                return Err(invalid(
+                    Subcause::InsufficientFunds,
+                    "the payer's balance does not cover this and what is on its way",
+                ));
+            }
+            Taken::Closed(why) => return Err(ApiError::Degraded(why.to_owned())),
+            Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
+        balance = Some(check_chain(site, capability, &new.authorization).await?);
     }
-    Err(ApiError::Degraded("too many callers with this payment at once".to_owned()))
 }
 
-/// Whether the ledger already knows this payment or this request; then the chain need not be asked,
-/// and could only mislead: our own pull makes the authorization look used.
-async fn is_known(ledger: &Ledger, new: &NewSettlement) -> Result<bool, LedgerError> {
-    let mut tx = ledger.read().await?;
+/// Whether the ledger knows this payment or this request; then the chain need not be asked, and could
+/// only mislead: our own pull makes the authorization look used.
+async fn is_known(site: &Site, new: &NewSettlement) -> Result<bool, LedgerError> {
+    let mut tx = site.ledger.read().await?;
     let (payer, nonce) = (new.authorization.payer(), new.authorization.nonce());
     let known = tx.settlement_by_identity(new.chain_id, new.asset, payer, nonce).await?;
     if known.is_some_and(|known| !known.status.is_void()) {
@@ -183,41 +266,87 @@ async fn is_known(ledger: &Ledger, new: &NewSettlement) -> Result<bool, LedgerEr
     Ok(tx.settlement_by_request(&new.agent_id, &new.request_id).await?.is_some())
 }
 
-async fn try_reserve(site: &Site, new: &NewSettlement) -> Result<Reservation, LedgerError> {
-    let mut tx = site.ledger.begin().await?;
-    // Nobody would pull it: then it must not be reserved either.
-    if !tx.lease_is_held(&site.lease).await? {
-        return Err(LedgerError::LeaseLost(site.lease.clone()));
-    }
-    let reservation = tx.reserve(new).await?;
-    if let Reservation::Reserved(settlement) = &reservation {
-        tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
-        if !tx.reopen_pull(settlement.id).await? {
-            tx.add_intent(&NewIntent {
-                chain_id: new.chain_id,
-                splitter: new.splitter,
-                signer: site.puller,
-                kind: IntentKind::Pull,
-                settlement: Some(settlement.id),
-                splitter_capability_id: new.splitter_capability_id,
-                to: new.asset,
-                calldata: new.authorization.pull_call(new.splitter_capability_id),
-                gas_limit: PULL_GAS,
-                valid_before: Some(new.authorization.valid_before()),
-            })
-            .await?;
+fn answer(
+    site: &Site,
+    new: &NewSettlement,
+    reservation: Reservation,
+) -> Result<Settlement, ApiError> {
+    match reservation {
+        Reservation::Reserved(settlement) => {
+            tracing::info!(
+                payment = %settlement.id, payer = %settlement.payer, amount = %new.amount,
+                capability = new.capability_id, "reserved"
+            );
+            site.ledger.signal(Topic::Intents);
+            Ok(settlement)
         }
-        tx.commit().await?;
+        // The same call again, or the same request with a fresh authorization: whatever the first
+        // one came to is the answer. The second authorization is never pulled.
+        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
+        Reservation::NonceReused(settlement) => Err(reused(&settlement)),
+        Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
-    Ok(reservation)
 }
 
-/// What only the chain knows: would this pull go through, and may this capability be sold?
+async fn try_reserve(
+    site: &Site,
+    new: &NewSettlement,
+    balance: Option<U256>,
+) -> Result<Taken, LedgerError> {
+    let mut tx = site.ledger.begin().await?;
+    let payer = new.authorization.payer();
+    let open = tx.open_payments(new.chain_id, new.asset, payer).await?;
+    let reservation = tx.reserve(new).await?;
+    let Reservation::Reserved(settlement) = &reservation else {
+        return Ok(Taken::Answer(Box::new(reservation)));
+    };
+    // It was known a moment ago.
+    let Some(balance) = balance else { return Ok(Taken::Unchecked) };
+    if open.count >= MAX_OPEN_PAYMENTS {
+        return Ok(Taken::Closed("too many payments of this payer are on their way"));
+    }
+    if balance < U256::from(open.micro) + U256::from(new.amount.micro()) {
+        return Ok(Taken::Short);
+    }
+    // Nobody would pull it, or nobody would see it: then it must not be reserved either.
+    if !tx.lease_is_held(&site.lease).await? {
+        return Ok(Taken::Closed("nobody could settle the payment now"));
+    }
+    if !site.has_caught_up(&mut tx).await? {
+        return Ok(Taken::Closed("the ledger is catching up with the chain"));
+    }
+    if site.is_unsigned(&mut tx).await? {
+        return Ok(Taken::Closed("nothing is being signed now"));
+    }
+    tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
+    if !tx.reopen_pull(settlement.id).await? {
+        tx.add_intent(&NewIntent {
+            chain_id: new.chain_id,
+            splitter: new.splitter,
+            signer: site.puller,
+            kind: IntentKind::Pull,
+            settlement: Some(settlement.id),
+            splitter_capability_id: new.splitter_capability_id,
+            to: new.asset,
+            calldata: new.authorization.pull_call(new.splitter_capability_id),
+            gas_limit: PULL_GAS,
+            valid_before: Some(new.authorization.valid_before()),
+        })
+        .await?;
+    }
+    match tx.commit().await {
+        Ok(()) => Ok(Taken::Answer(Box::new(reservation))),
+        Err(error) => Ok(Taken::Unknown(error)),
+    }
+}
+
+/// What only the chain knows: would this pull go through, and may this capability be sold? Returns
+/// the payer's balance.
 async fn check_chain(
     site: &Site,
     capability: &Capability,
     authorization: &Authorization<Verified>,
-) -> Result<(), ApiError> {
+) -> Result<U256, ApiError> {
     let token = site.splitter.asset;
     let (payer, nonce) = (authorization.payer(), authorization.nonce());
     let latest = BlockTag::Latest;
@@ -225,26 +354,33 @@ async fn check_chain(
     let state = FiatToken::authorizationStateCall { authorizer: payer, nonce };
     let payer_barred = FiatToken::isBlacklistedCall { account: payer };
     let splitter_barred = FiatToken::isBlacklistedCall { account: site.splitter.address };
-    let (balance, used, payer_barred, splitter_barred, paused, registration) = tokio::try_join!(
-        site.chain.call(token, &balance, latest),
-        site.chain.call(token, &state, latest),
-        site.chain.call(token, &payer_barred, latest),
-        site.chain.call(token, &splitter_barred, latest),
-        site.chain.call(token, &FiatToken::pausedCall {}, latest),
-        Registration::read(&site.chain, site.splitter.address, capability),
-    )
-    .map_err(|error| chain_down(&error))?;
+    let (balance, used, payer_barred, splitter_barred, paused, code, registration) =
+        tokio::try_join!(
+            site.chain.call(token, &balance, latest),
+            site.chain.call(token, &state, latest),
+            site.chain.call(token, &payer_barred, latest),
+            site.chain.call(token, &splitter_barred, latest),
+            site.chain.call(token, &FiatToken::pausedCall {}, latest),
+            site.chain.code(payer),
+            Registration::read(&site.chain, site.splitter.address, capability),
+        )
+        .map_err(|error| chain_down(&error))?;
     if paused || splitter_barred {
         return Err(ApiError::Degraded("the token does not move now; no money moved".to_owned()));
     }
     if registration != Registration::Active {
         return Err(ApiError::NotAccepted(Subcause::CapabilityWalletOnly));
     }
+    // The token would ask the payer's code, and that may say anything (C-48).
+    if !code.is_empty() {
+        let why = "the payer is a contract, or delegates to one (EIP-7702): not served yet";
+        return Err(invalid(Subcause::SignatureInvalid, why));
+    }
     if used {
         return Err(ApiError::PaymentInvalid {
             subcause: Subcause::NonceReused,
             message: "the authorization is already used or cancelled".to_owned(),
-            transaction: used_in(site, payer, nonce).await,
+            tx_hash: used_in(site, payer, nonce).await,
         });
     }
     if payer_barred {
@@ -253,7 +389,7 @@ async fn check_chain(
     if balance < U256::from(capability.price.micro()) {
         return Err(invalid(Subcause::InsufficientFunds, "the payer's balance is below the price"));
     }
-    Ok(())
+    Ok(balance)
 }
 
 /// The transaction that used an authorization, if it brought money to the Splitter.
@@ -290,7 +426,12 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
                     "the authorization was used elsewhere or cancelled",
                 ));
             }
-            Status::Mismatched => return Err(ApiError::Held),
+            Status::Mismatched => {
+                return Err(ApiError::Held(Receipt {
+                    settlement: settlement.id,
+                    tx_hash: settlement.pull.map(|pull| pull.tx_hash),
+                }));
+            }
             Status::Reserved | Status::SettlePending | Status::Orphaned => {}
         }
         if Instant::now() >= deadline {
@@ -298,14 +439,14 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
                 let mut tx = site.ledger.read().await?;
                 tx.latest_envelope(settlement.id, IntentKind::Pull).await
             };
-            let transaction = latest.await.map_err(|error| ledger_down(&error))?;
-            return Err(ApiError::Pending { transaction });
+            let tx_hash = latest.await.map_err(|error| ledger_lost(&error))?;
+            return Err(ApiError::Pending { status: settlement.status, tx_hash });
         }
         changes.wait(POLL).await;
         let read = async {
             let mut tx = site.ledger.read().await?;
             tx.settlement(settlement.id).await
         };
-        settlement = read.await.map_err(|error| ledger_down(&error))?.ok_or(ApiError::Internal)?;
+        settlement = read.await.map_err(|error| ledger_lost(&error))?.ok_or(ApiError::Internal)?;
     }
 }

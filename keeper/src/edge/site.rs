@@ -4,13 +4,23 @@ use super::{Capability, Registrations};
 use crate::{
     chain::{Chain, Heads},
     eip3009::{Terms, domain},
-    ledger::{Ledger, SplitterRecord},
+    ledger::{Ledger, LedgerError, SplitterRecord, Stream, Tx},
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
+use chrono::TimeDelta;
 use serde::Deserialize;
 use std::time::Duration;
 use url::Url;
+
+/// Seconds by which a payer's clock may be wrong; stock clients allow as much at the other end of
+/// the window.
+const MAX_CLOCK_SKEW: u64 = 600;
+
+/// How long a transaction may wait for its signature while payments are taken.
+const MAX_UNSIGNED: TimeDelta = TimeDelta::seconds(10);
+/// Blocks that the mirror may be behind the head while payments are taken.
+const MAX_LAG: u64 = 10;
 
 /// Who an agent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -62,12 +72,33 @@ impl Site {
         }
     }
 
+    /// Whether the mirror has seen nearly everything that the chain has: else a pull could be
+    /// overlooked.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn has_caught_up(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let Some(seen) = self.heads.latest() else { return Ok(false) };
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
+        Ok(mirrored.saturating_add(MAX_LAG) > seen.head.number())
+    }
+
+    /// Whether transactions wait for a signature: KMS does not answer, or nobody asks it.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn is_unsigned(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        tx.is_unsigned_for(self.splitter.chain_id, MAX_UNSIGNED).await
+    }
+
     /// What an authorization must say to pay for a capability.
     pub fn terms(&self, capability: &Capability) -> Terms {
         Terms {
             domain: domain(&self.network.usdc(), self.network.chain_id()),
             pay_to: self.splitter.address,
             amount: capability.price,
+            longest: self.max_timeout_seconds.saturating_add(MAX_CLOCK_SKEW),
         }
     }
 }

@@ -43,6 +43,9 @@ pub struct Terms {
     pub pay_to: Address,
     /// The price; neither less nor more will do (C-47).
     pub amount: MicroUsdc,
+    /// Seconds from now after which its window may not end: what cannot be settled at once would
+    /// occupy the keeper for as long.
+    pub longest: u64,
 }
 
 /// A payer's authorization. Only a `Verified` one can be reserved or pulled.
@@ -111,10 +114,25 @@ impl Authorization<Unverified> {
         let representable = i64::try_from(signed.valid_before).is_ok();
         if signed.valid_after >= now
             || signed.valid_before < now.saturating_add(MIN_REMAINING_SECONDS)
+            || signed.valid_before > now.saturating_add(terms.longest)
             || !representable
         {
             return Err(Subcause::Expired);
         }
+        let signature = self.signed_by_payer(&terms.domain)?;
+        Ok(Authorization {
+            signed: self.signed,
+            // The token takes v = 27 or 28 only; `as_bytes` writes that.
+            signature: signature.as_bytes().into(),
+            state: PhantomData,
+        })
+    }
+
+    /// Checks only that the payer signed it, whatever for and however long ago.
+    ///
+    /// # Errors
+    /// [`Subcause::SignatureMalleable`] or [`Subcause::SignatureInvalid`].
+    pub fn signed_by_payer(&self, domain: &Eip712Domain) -> Result<Signature, Subcause> {
         // Only 65 bytes: contract payers (ERC-1271) are not served yet (C-48).
         let signature = Signature::from_raw(&self.signature)
             .ok()
@@ -123,19 +141,10 @@ impl Authorization<Unverified> {
         if signature.normalize_s().is_some() {
             return Err(Subcause::SignatureMalleable);
         }
-        let hash = signing_hash(signed, &terms.domain);
         let signer = signature
-            .recover_address_from_prehash(&hash)
+            .recover_address_from_prehash(&signing_hash(&self.signed, domain))
             .map_err(|_| Subcause::SignatureInvalid)?;
-        if signer != signed.from {
-            return Err(Subcause::SignatureInvalid);
-        }
-        Ok(Authorization {
-            signed: self.signed,
-            // The token takes v = 27 or 28 only; `as_bytes` writes that.
-            signature: signature.as_bytes().into(),
-            state: PhantomData,
-        })
+        if signer == self.signed.from { Ok(signature) } else { Err(Subcause::SignatureInvalid) }
     }
 }
 
@@ -210,6 +219,7 @@ mod tests {
             domain: domain(&Network::BaseSepolia.usdc(), 84_532),
             pay_to: SPLITTER,
             amount: MicroUsdc::new(200_000).unwrap(),
+            longest: 660,
         }
     }
 
@@ -282,13 +292,15 @@ mod tests {
         assert_eq!(with(|a| a.value = U256::MAX).err(), Some(Subcause::AmountMismatch));
     }
 
-    /// Strict at both ends, with room for the pull at the far one.
+    /// Strict at both ends, with room for the pull at the far one, and not too long.
     #[test]
     fn window() {
         assert_eq!(with(|a| a.valid_after = NOW).err(), Some(Subcause::Expired));
         assert!(with(|a| a.valid_after = NOW - 1).is_ok());
         assert_eq!(with(|a| a.valid_before = NOW + 5).err(), Some(Subcause::Expired));
         assert!(with(|a| a.valid_before = NOW + 6).is_ok());
+        assert!(with(|a| a.valid_before = NOW + 660).is_ok());
+        assert_eq!(with(|a| a.valid_before = NOW + 661).err(), Some(Subcause::Expired));
         assert_eq!(with(|a| a.valid_before = u64::MAX).err(), Some(Subcause::Expired));
     }
 

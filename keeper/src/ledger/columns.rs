@@ -54,6 +54,15 @@ pub(super) fn money(column: &'static str, value: i64) -> Result<MicroUsdc> {
     })
 }
 
+/// A column of basis points.
+pub(super) fn bps(value: i64) -> Result<u16> {
+    u16::try_from(value).map_err(|_| LedgerError::Corrupt {
+        column: "bps",
+        value: value.to_string(),
+        expected: "number of basis points",
+    })
+}
+
 /// A column with a word of one of our enums.
 pub(super) fn word<T>(
     column: &'static str,

@@ -165,17 +165,6 @@ impl Ledger {
             Pool::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
         })
     }
-
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<()> {
-        match &self.pool {
-            Pool::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(drop)?,
-            Pool::Sqlite { readers, .. } => {
-                sqlx::query("SELECT 1").execute(readers).await.map(drop)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Takes the lock file beside a SQLite database. The operating system frees it when the process

@@ -2,11 +2,12 @@
 
 use super::{
     LedgerError, Result, Settlement, Tx,
-    columns::{bigint, now, word},
-    query::{execute, fetch_optional},
+    columns::{bigint, hex, now, unsigned, uuid, word},
+    query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::{Delivery, DeliveryEvent};
-use chrono::{DateTime, Utc};
+use crate::lifecycle::{Delivery, DeliveryEvent, Failure};
+use alloy::primitives::Address;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -15,17 +16,20 @@ use uuid::Uuid;
 pub struct DeliveryRecord {
     /// Its state.
     pub state: Delivery,
-    /// When the provider was last called.
-    pub started_at: DateTime<Utc>,
+    /// How often the provider was called. Whoever called last may store the answer.
+    pub attempts: u64,
+    /// How long ago the provider was last called, by the database's clock.
+    pub age: TimeDelta,
     /// The answer that the agent gets, also when it asks again.
     pub response: Option<Value>,
     /// Why there is none.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
 }
 
 #[derive(sqlx::FromRow)]
 struct Row {
     state: String,
+    attempts: i64,
     started_at: DateTime<Utc>,
     response_body: Option<String>,
     failure: Option<String>,
@@ -34,21 +38,25 @@ struct Row {
 impl Tx {
     /// The delivery of a settlement, once there is one.
     pub async fn delivery(&mut self, settlement: Uuid) -> Result<Option<DeliveryRecord>> {
-        const SELECT: &str = "SELECT state, started_at, response_body, failure FROM deliveries
-            WHERE settlement_id = $1";
+        const SELECT: &str = "SELECT state, attempts, started_at, response_body, failure
+            FROM deliveries WHERE settlement_id = $1";
         let Some(row) = fetch_optional!(self, Row, SELECT, settlement.to_string())? else {
             return Ok(None);
         };
         Ok(Some(DeliveryRecord {
             state: word("deliveries.state", &row.state, Delivery::from_word)?,
-            started_at: row.started_at,
+            attempts: unsigned("deliveries.attempts", row.attempts)?,
+            age: self.clock().await? - row.started_at,
             response: row.response_body.map(|body| serde_json::from_str(&body)).transpose()?,
-            failure: row.failure,
+            failure: row
+                .failure
+                .map(|failure| word("deliveries.failure", &failure, Failure::from_word))
+                .transpose()?,
         }))
     }
 
-    /// Takes a delivery on. The caller that gets `Ok` calls the provider, nobody else; it commits
-    /// first.
+    /// Takes a delivery on. The caller that gets the number of its attempt calls the provider,
+    /// nobody else; it commits first.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when somebody else has it, [`LedgerError::Illegal`] when it is
@@ -58,70 +66,136 @@ impl Tx {
         settlement: &Settlement,
         known: Option<&DeliveryRecord>,
         idempotent: bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         const INSERT: &str = "INSERT INTO deliveries
             (settlement_id, state, attempts, refund_due, started_at) VALUES ($1, $2, 1, $3, $4)
             ON CONFLICT DO NOTHING";
         const AGAIN: &str = "UPDATE deliveries SET state = $1, attempts = attempts + 1,
-            refund_due = $2, started_at = $3 WHERE settlement_id = $4 AND state = $5";
+            refund_due = $2, started_at = $3
+            WHERE settlement_id = $4 AND state = $5 AND attempts = $6";
         let from = known.map_or(Delivery::None, |known| known.state);
         let state = from.step(DeliveryEvent::Call, idempotent)?;
         let id = settlement.id.to_string();
+        let attempts = known.map_or(0, |known| known.attempts);
+        let clock = self.clock().await?;
         let rows = if known.is_none() {
-            execute!(self, INSERT, &id, state.as_str(), false, now())?
+            execute!(self, INSERT, &id, state.as_str(), false, clock)?
         } else {
-            execute!(self, AGAIN, state.as_str(), false, now(), &id, from.as_str())?
+            let attempts = bigint("attempts", attempts)?;
+            execute!(self, AGAIN, state.as_str(), false, clock, &id, from.as_str(), attempts)?
         };
-        if rows != 1 {
-            return Err(LedgerError::Conflict(format!("delivery of payment {id}")));
-        }
+        one(rows, settlement)?;
+        let attempt = attempts.saturating_add(1);
         let (id, trace) = (settlement.id, settlement.trace_id);
-        self.append_event(id, trace, "delivery.call", state.as_str(), &json!({})).await
+        let body = json!({"attempt": attempt});
+        self.append_event(id, trace, "delivery.call", state.as_str(), &body).await?;
+        Ok(attempt)
     }
 
-    /// Stores the provider's answer.
+    /// Stores the provider's answer to an attempt, also to one that was given up in between.
     ///
     /// # Errors
-    /// [`LedgerError::Conflict`] when the delivery is not being called any more.
+    /// [`LedgerError::Conflict`] when the provider was called again since, or the delivery is over.
     pub async fn finish_delivery(
         &mut self,
         settlement: &Settlement,
+        attempt: u64,
         http_status: u16,
         response: &Value,
     ) -> Result<()> {
         const UPDATE: &str = "UPDATE deliveries SET state = 'delivered', http_status = $1,
-            response_body = $2, finished_at = $3 WHERE settlement_id = $4 AND state = 'calling'";
+            response_body = $2, refund_due = $3, finished_at = $4, failure = NULL,
+            failure_text = NULL
+            WHERE settlement_id = $5 AND attempts = $6 AND state IN ('calling', 'unknown')";
         let id = settlement.id.to_string();
         let body = serde_json::to_string(response)?;
         let status = bigint("http status", http_status)?;
-        if execute!(self, UPDATE, status, body, now(), &id)? != 1 {
-            return Err(LedgerError::Conflict(format!("delivery of payment {id}")));
-        }
-        let body = json!({"http_status": http_status});
+        let attempt = bigint("attempts", attempt)?;
+        let rows = execute!(self, UPDATE, status, body, false, now(), &id, attempt)?;
+        one(rows, settlement)?;
+        let body = json!({"attempt": attempt, "http_status": http_status});
         let (id, trace) = (settlement.id, settlement.trace_id);
         self.append_event(id, trace, "delivery.answer", "delivered", &body).await
     }
 
-    /// Stores that the provider failed, or that nobody knows; either way a refund is due.
+    /// Stores that the provider failed an attempt, or that nobody knows; either way a refund is due.
     ///
     /// # Errors
-    /// [`LedgerError::Conflict`] when the delivery is not being called any more.
+    /// [`LedgerError::Conflict`] when the attempt is not the last one, or is over.
     pub async fn fail_delivery(
         &mut self,
         settlement: &Settlement,
-        event: DeliveryEvent,
-        failure: &str,
+        attempt: u64,
+        failure: Failure,
+        text: &str,
     ) -> Result<()> {
-        const UPDATE: &str = "UPDATE deliveries SET state = $1, failure = $2, refund_due = $3,
-            finished_at = $4 WHERE settlement_id = $5 AND state = 'calling'";
+        const UPDATE: &str = "UPDATE deliveries SET state = $1, failure = $2, failure_text = $3,
+            refund_due = $4, finished_at = $5
+            WHERE settlement_id = $6 AND attempts = $7 AND state = 'calling'";
+        let event = failure.event();
         let state = Delivery::Calling.step(event, false)?;
-        let id = settlement.id.to_string();
-        if execute!(self, UPDATE, state.as_str(), failure, true, now(), &id)? != 1 {
-            return Err(LedgerError::Conflict(format!("delivery of payment {id}")));
-        }
+        let (id, attempt) = (settlement.id.to_string(), bigint("attempts", attempt)?);
+        let (to, word) = (state.as_str(), failure.as_str());
+        let rows = execute!(self, UPDATE, to, word, text, true, now(), &id, attempt)?;
+        one(rows, settlement)?;
         let kind = format!("delivery.{event}");
-        let body = json!({"failure": failure, "refund_due": true});
+        let body = json!({
+            "attempt": attempt, "failure": word, "refund_due": true, "text": text,
+        });
         let (id, trace) = (settlement.id, settlement.trace_id);
         self.append_event(id, trace, &kind, state.as_str(), &body).await
+    }
+
+    /// Stores that nobody came back for what was paid; a refund is due.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when somebody came in this very moment.
+    pub async fn forgo_delivery(&mut self, settlement: &Settlement) -> Result<()> {
+        const INSERT: &str = "INSERT INTO deliveries
+            (settlement_id, state, attempts, refund_due, failure, started_at, finished_at)
+            VALUES ($1, $2, 0, $3, $4, $5, $5) ON CONFLICT DO NOTHING";
+        let failure = Failure::Forgone.as_str();
+        let state = Delivery::None.step(Failure::Forgone.event(), false)?;
+        let clock = self.clock().await?;
+        let id = settlement.id.to_string();
+        let rows = execute!(self, INSERT, &id, state.as_str(), true, failure, clock)?;
+        one(rows, settlement)?;
+        let body = json!({"failure": failure, "refund_due": true});
+        let (id, trace) = (settlement.id, settlement.trace_id);
+        self.append_event(id, trace, "delivery.forgo", state.as_str(), &body).await
+    }
+
+    /// Paid settlements that nobody delivers: the provider was called longer ago than `calling`
+    /// allows, or never, and the money came in longer ago than `uncalled` allows.
+    pub async fn undelivered(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        calling: TimeDelta,
+        uncalled: TimeDelta,
+    ) -> Result<Vec<Uuid>> {
+        const SELECT: &str = "SELECT s.id FROM x402_settlements s
+            LEFT JOIN deliveries d ON d.settlement_id = s.id
+            WHERE s.chain_id = $1 AND s.splitter = $2 AND s.kind = 'capability'
+            AND s.status IN ('facilitator_attested', 'chain_confirmed')
+            AND (d.settlement_id IS NULL AND s.settled_at < $3
+                OR d.state = 'calling' AND d.started_at < $4)";
+        #[derive(sqlx::FromRow)]
+        struct Id {
+            id: String,
+        }
+        let clock = self.clock().await?;
+        let chain = bigint("chain id", chain_id)?;
+        let (settled, started) = (clock - uncalled, clock - calling);
+        let rows = fetch_all!(self, Id, SELECT, chain, hex(splitter), settled, started)?;
+        rows.into_iter().map(|row| uuid("x402_settlements.id", &row.id)).collect()
+    }
+}
+
+fn one(rows: u64, settlement: &Settlement) -> Result<()> {
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(LedgerError::Conflict(format!("delivery of payment {}", settlement.id)))
     }
 }

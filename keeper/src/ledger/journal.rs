@@ -43,6 +43,8 @@ pub enum JournalKind {
     Withdrawal,
     /// USDC left the Splitter.
     Payout,
+    /// A log that could not be booked as what it says.
+    Unexplained,
 }
 
 words!(JournalKind {
@@ -54,6 +56,7 @@ words!(JournalKind {
     Escrow => "escrow",
     Withdrawal => "withdrawal",
     Payout => "payout",
+    Unexplained => "unexplained",
 });
 
 /// An account of one Splitter.
@@ -136,11 +139,24 @@ struct Count {
 }
 
 #[derive(sqlx::FromRow)]
-struct Balance {
+struct AccountRow {
     code: String,
     side: String,
     debits_micro: i64,
     credits_micro: i64,
+}
+
+/// An account of a Splitter, in micro-USDC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub code: String,
+    /// Everything that was ever debited.
+    pub debits: u64,
+    /// Everything that was ever credited.
+    pub credits: u64,
+    /// What is on it, on its own side. Negative only for an overdrawn suspense account.
+    pub balance: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -171,7 +187,8 @@ impl Tx {
              block_hash, generation, at)
             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, count(reversal.id), $10
             FROM journals original JOIN journals reversal ON reversal.reverses = original.id
-            WHERE original.chain_id = $2 AND original.tx_hash = $6 AND original.log_index = $7";
+            WHERE original.chain_id = $2 AND original.splitter = $3 AND original.tx_hash = $6
+            AND original.log_index = $7";
         let id = Uuid::new_v4().to_string();
         let chain = bigint("chain id", chain_id)?;
         let lines = postings.iter().filter(|posting| posting.amount != MicroUsdc::ZERO);
@@ -239,30 +256,39 @@ impl Tx {
             .collect()
     }
 
-    /// The last block of which something is booked.
-    pub async fn last_booked_block(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-    ) -> Result<Option<u64>> {
-        const SELECT: &str = "SELECT coalesce(max(block_number), -1) AS number FROM journals
-            WHERE chain_id = $1 AND splitter = $2";
-        let chain = bigint("chain id", chain_id)?;
-        let row = fetch_optional!(self, Count, SELECT, chain, hex(splitter))?;
-        Ok(row.and_then(|row| u64::try_from(row.number).ok()))
+    /// Whether a settlement's pull is booked as such; then its money is in clearing.
+    pub async fn pull_is_booked(&mut self, settlement: Uuid) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM journals j
+            WHERE settlement_id = $1 AND kind = 'pull'
+            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
+        let row = fetch_optional!(self, Count, SELECT, settlement.to_string())?;
+        Ok(row.is_some_and(|row| row.number > 0))
     }
 
-    /// Every account of a Splitter with its balance on its own side. Negative only for an
-    /// overdrawn suspense account.
-    pub async fn balances(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-    ) -> Result<Vec<(String, i64)>> {
+    /// Marks a point to which [`Tx::undo`] can go back without giving up what was done before it.
+    pub async fn mark(&mut self) -> Result<()> {
+        execute!(self, "SAVEPOINT mark")?;
+        Ok(())
+    }
+
+    /// Keeps what was done since [`Tx::mark`].
+    pub async fn keep(&mut self) -> Result<()> {
+        execute!(self, "RELEASE SAVEPOINT mark")?;
+        Ok(())
+    }
+
+    /// Undoes what was done since [`Tx::mark`], a refused statement too.
+    pub async fn undo(&mut self) -> Result<()> {
+        execute!(self, "ROLLBACK TO SAVEPOINT mark")?;
+        self.keep().await
+    }
+
+    /// Every account of a Splitter.
+    pub async fn accounts(&mut self, chain_id: u64, splitter: Address) -> Result<Vec<Account>> {
         const SELECT: &str = "SELECT code, side, debits_micro, credits_micro FROM accounts
             WHERE chain_id = $1 AND splitter = $2 ORDER BY code";
         let chain = bigint("chain id", chain_id)?;
-        let rows = fetch_all!(self, Balance, SELECT, chain, hex(splitter))?;
+        let rows = fetch_all!(self, AccountRow, SELECT, chain, hex(splitter))?;
         rows.into_iter()
             .map(|row| {
                 let (plus, minus) = if row.side == Side::Debit.as_str() {
@@ -275,7 +301,12 @@ impl Tx {
                     value: row.code.clone(),
                     expected: "balance in range",
                 })?;
-                Ok((row.code, balance))
+                Ok(Account {
+                    debits: unsigned("accounts.debits_micro", row.debits_micro)?,
+                    credits: unsigned("accounts.credits_micro", row.credits_micro)?,
+                    balance,
+                    code: row.code,
+                })
             })
             .collect()
     }

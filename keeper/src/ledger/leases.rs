@@ -6,6 +6,7 @@ use super::{
     columns::{bigint, unsigned},
     query::{execute, fetch_optional},
 };
+use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 /// The right to allocate, sign and persist, as long as its epoch is the newest.
@@ -37,7 +38,7 @@ impl Tx {
             epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms
             WHERE leases.expires_at_ms < $4 RETURNING epoch AS number";
         let ttl = bigint("lease time", ttl.as_millis())?;
-        let now = self.now_ms().await?;
+        let now = self.clock_ms().await?;
         let expiry = now.saturating_add(ttl);
         let Some(row) = fetch_optional!(self, Number, ACQUIRE, name, holder, expiry, now)? else {
             return Ok(None);
@@ -55,7 +56,7 @@ impl Tx {
             WHERE name = $2 AND holder = $3 AND epoch = $4";
         let ttl = bigint("lease time", ttl.as_millis())?;
         let epoch = bigint("epoch", lease.epoch)?;
-        let expiry = self.now_ms().await?.saturating_add(ttl);
+        let expiry = self.clock_ms().await?.saturating_add(ttl);
         if execute!(self, RENEW, expiry, &lease.name, &lease.holder, epoch)? == 1 {
             Ok(())
         } else {
@@ -67,7 +68,7 @@ impl Tx {
     pub async fn lease_is_held(&mut self, name: &str) -> Result<bool> {
         const SELECT: &str =
             "SELECT count(*) AS number FROM leases WHERE name = $1 AND expires_at_ms > $2";
-        let now = self.now_ms().await?;
+        let now = self.clock_ms().await?;
         let row = fetch_optional!(self, Number, SELECT, name, now)?;
         Ok(row.is_some_and(|row| row.number > 0))
     }
@@ -99,8 +100,15 @@ impl Tx {
             .ok_or_else(|| LedgerError::LeaseLost(lease.name.clone()))
     }
 
+    /// The database's clock: processes' clocks differ.
+    pub async fn clock(&mut self) -> Result<DateTime<Utc>> {
+        let now = self.clock_ms().await?;
+        DateTime::from_timestamp_millis(now)
+            .ok_or_else(|| LedgerError::OutOfRange { what: "time", value: now.to_string() })
+    }
+
     /// The database's clock, milliseconds since 1970.
-    async fn now_ms(&mut self) -> Result<i64> {
+    pub(super) async fn clock_ms(&mut self) -> Result<i64> {
         const POSTGRES: &str =
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS number";
         const SQLITE: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS number";

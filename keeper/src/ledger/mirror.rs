@@ -7,7 +7,7 @@ use super::{
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::{splitter::SplitterEvent, x402::MicroUsdc};
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -116,28 +116,34 @@ struct PayoutRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct LogRow {
-    tx_hash: String,
-    log_index: i64,
-    block_number: i64,
-    block_hash: String,
-    block_timestamp: i64,
-    event_name: String,
-    splitter_capability_id: Option<String>,
-    account: Option<String>,
-    eip3009_nonce: Option<String>,
-    amount: Option<i64>,
-    provider_amount: Option<i64>,
-    hub_amount: Option<i64>,
-    reserve_amount: Option<i64>,
-}
-
-#[derive(sqlx::FromRow)]
 struct Cursor {
     next_block: i64,
 }
 
-fn log_ref(tx_hash: &str, log_index: i64, number: i64, block_hash: &str) -> Result<LogRef> {
+/// How far something is with the blocks of a Splitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// The mirror of the chain's logs.
+    Mirror,
+    /// The journal over the mirror.
+    Journal,
+}
+
+impl Stream {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mirror => "mirror",
+            Self::Journal => "journal",
+        }
+    }
+}
+
+pub(super) fn log_ref(
+    tx_hash: &str,
+    log_index: i64,
+    number: i64,
+    block_hash: &str,
+) -> Result<LogRef> {
     Ok(LogRef {
         tx_hash: hash("mirror.tx_hash", tx_hash)?,
         log_index: unsigned("mirror.log_index", log_index)?,
@@ -146,24 +152,45 @@ fn log_ref(tx_hash: &str, log_index: i64, number: i64, block_hash: &str) -> Resu
     })
 }
 
-/// Amounts of events are `uint256` on chain; what does not fit cannot be USDC.
-fn amount(value: U256) -> Result<i64> {
-    MicroUsdc::try_from(value)
-        .map(MicroUsdc::column)
-        .map_err(|_| LedgerError::OutOfRange { what: "event amount", value: value.to_string() })
-}
-
 impl Tx {
-    /// The first block that the mirror of a Splitter does not hold yet.
-    pub async fn mirror_cursor(&mut self, chain_id: u64, splitter: Address) -> Result<Option<u64>> {
-        const SELECT: &str = "SELECT next_block FROM cursors WHERE chain_id = $1 AND splitter = $2";
+    /// The first block that the mirror, or the journal, of a Splitter does not hold yet.
+    pub async fn cursor(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        stream: Stream,
+    ) -> Result<Option<u64>> {
+        const SELECT: &str = "SELECT next_block FROM cursors
+            WHERE chain_id = $1 AND splitter = $2 AND stream = $3";
         let chain = bigint("chain id", chain_id)?;
-        fetch_optional!(self, Cursor, SELECT, chain, hex(splitter))?
+        fetch_optional!(self, Cursor, SELECT, chain, hex(splitter), stream.as_str())?
             .map(|row| unsigned("cursors.next_block", row.next_block))
             .transpose()
     }
 
-    /// Replaces what the mirror holds of a range of blocks and moves the cursor behind it.
+    /// Moves a cursor.
+    pub async fn set_cursor(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        stream: Stream,
+        next_block: u64,
+        head_hash: Option<B256>,
+    ) -> Result<()> {
+        const CURSOR: &str = "INSERT INTO cursors
+            (chain_id, splitter, stream, next_block, head_hash, updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (chain_id, splitter, stream)
+            DO UPDATE SET next_block = excluded.next_block, head_hash = excluded.head_hash,
+            updated_at = excluded.updated_at";
+        let chain = bigint("chain id", chain_id)?;
+        let next = bigint("block number", next_block)?;
+        let at = hex(splitter);
+        execute!(self, CURSOR, chain, at, stream.as_str(), next, head_hash.map(hex), now())?;
+        Ok(())
+    }
+
+    /// Replaces what the mirror holds from a range's first block on, and moves the cursor behind its
+    /// last.
     pub async fn replace_window(
         &mut self,
         chain_id: u64,
@@ -172,23 +199,25 @@ impl Tx {
         window: &MirrorWindow,
     ) -> Result<()> {
         const DELETES: [&str; 3] = [
-            "DELETE FROM x402_pull_events WHERE chain_id = $1 AND splitter = $2
-                AND block_number BETWEEN $3 AND $4",
-            "DELETE FROM payout_events WHERE chain_id = $1 AND splitter = $2
-                AND block_number BETWEEN $3 AND $4",
-            "DELETE FROM splitter_events WHERE chain_id = $1 AND splitter = $2
-                AND block_number BETWEEN $3 AND $4",
+            "DELETE FROM x402_pull_events
+                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
+            "DELETE FROM payout_events
+                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
+            "DELETE FROM splitter_events
+                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
         ];
-        const CURSOR: &str = "INSERT INTO cursors
-            (chain_id, splitter, next_block, head_hash, updated_at) VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (chain_id, splitter) DO UPDATE SET next_block = excluded.next_block,
-            head_hash = excluded.head_hash, updated_at = excluded.updated_at";
         let chain = bigint("chain id", chain_id)?;
         let at = hex(splitter);
         let from = bigint("block number", window.from)?;
-        let to = bigint("block number", window.to)?;
         for delete in DELETES {
-            execute!(self, delete, chain, &at, from, to)?;
+            execute!(self, delete, chain, &at, from)?;
+        }
+        // A reorg may have moved a log here from a block outside of the range.
+        let moved = window.pulls.iter().map(|pull| ("x402_pull_events", pull.at));
+        let moved = moved.chain(window.payouts.iter().map(|payout| ("payout_events", payout.at)));
+        let moved = moved.chain(window.logs.iter().map(|log| ("splitter_events", log.at)));
+        for (table, at) in moved {
+            self.forget_log(chain, table, &at).await?;
         }
         for pull in &window.pulls {
             self.insert_pull(chain, &at, &hex(asset), pull).await?;
@@ -199,8 +228,25 @@ impl Tx {
         for log in &window.logs {
             self.insert_log(chain, &at, log).await?;
         }
-        let next = bigint("block number", window.to.saturating_add(1))?;
-        execute!(self, CURSOR, chain, &at, next, hex(window.head_hash), now())?;
+        let next = window.to.saturating_add(1);
+        self.set_cursor(chain_id, splitter, Stream::Mirror, next, Some(window.head_hash)).await
+    }
+
+    async fn forget_log(&mut self, chain: i64, table: &'static str, at: &LogRef) -> Result<()> {
+        let delete = match table {
+            "x402_pull_events" => {
+                "DELETE FROM x402_pull_events
+                    WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
+            }
+            "payout_events" => {
+                "DELETE FROM payout_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
+            }
+            _ => {
+                "DELETE FROM splitter_events
+                    WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
+            }
+        };
+        execute!(self, delete, chain, hex(at.tx_hash), bigint("log index", at.log_index)?)?;
         Ok(())
     }
 
@@ -258,59 +304,6 @@ impl Tx {
             asset,
             hex(payout.recipient),
             payout.amount.column(),
-        )?;
-        Ok(())
-    }
-
-    async fn insert_log(&mut self, chain: i64, splitter: &str, log: &SplitterLog) -> Result<()> {
-        const INSERT: &str = "INSERT INTO splitter_events
-            (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
-             event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
-             hub_amount, reserve_amount)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-        let (capability, account, total, shares) = match log.event {
-            SplitterEvent::SettlementRecorded { capability_id, amount, payer } => {
-                (Some(capability_id), payer, amount, None)
-            }
-            SplitterEvent::PaymentSplit {
-                capability_id,
-                payer,
-                amount,
-                provider_amount,
-                hub_amount,
-                reserve_amount,
-            } => (
-                Some(capability_id),
-                payer,
-                amount,
-                Some((provider_amount, hub_amount, reserve_amount)),
-            ),
-            SplitterEvent::ProviderEscrowed { provider, amount }
-            | SplitterEvent::ProviderWithdrew { provider, amount } => {
-                (None, provider, amount, None)
-            }
-        };
-        let share = |pick: fn((U256, U256, U256)) -> U256| {
-            shares.map(|shares| amount(pick(shares))).transpose()
-        };
-        execute!(
-            self,
-            INSERT,
-            chain,
-            hex(log.at.tx_hash),
-            bigint("log index", log.at.log_index)?,
-            bigint("block number", log.at.block_number)?,
-            hex(log.at.block_hash),
-            bigint("block timestamp", log.block_timestamp)?,
-            splitter,
-            log.event.name(),
-            capability.map(hex),
-            hex(account),
-            log.nonce.map(hex),
-            amount(total)?,
-            share(|shares| shares.0)?,
-            share(|shares| shares.1)?,
-            share(|shares| shares.2)?,
         )?;
         Ok(())
     }
@@ -376,63 +369,6 @@ impl Tx {
             })
             .collect()
     }
-
-    /// What a Splitter said, in a range of blocks, in chain order.
-    pub async fn splitter_logs(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        from: u64,
-        to: u64,
-    ) -> Result<Vec<SplitterLog>> {
-        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
-            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
-            hub_amount, reserve_amount FROM splitter_events
-            WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
-            ORDER BY block_number, log_index";
-        let chain = bigint("chain id", chain_id)?;
-        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
-        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), from, to)?;
-        rows.into_iter().map(SplitterLog::try_from).collect()
-    }
-
-    /// Every record whose identity is this payment; more than one is a contradiction.
-    pub async fn records_of(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        payer: Address,
-        nonce: B256,
-    ) -> Result<Vec<SplitterLog>> {
-        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
-            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
-            hub_amount, reserve_amount FROM splitter_events
-            WHERE chain_id = $1 AND splitter = $2 AND event_name = 'SettlementRecorded'
-            AND account = $3 AND eip3009_nonce = $4 ORDER BY block_number, log_index";
-        let chain = bigint("chain id", chain_id)?;
-        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(payer), hex(nonce))?;
-        rows.into_iter().map(SplitterLog::try_from).collect()
-    }
-
-    /// The splits of a capability from a block on, in chain order.
-    pub async fn splits_of(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        capability: B256,
-        from: u64,
-    ) -> Result<Vec<SplitterLog>> {
-        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
-            event_name, splitter_capability_id, account, eip3009_nonce, amount, provider_amount,
-            hub_amount, reserve_amount FROM splitter_events
-            WHERE chain_id = $1 AND splitter = $2 AND event_name = 'PaymentSplit'
-            AND splitter_capability_id = $3 AND block_number >= $4
-            ORDER BY block_number, log_index";
-        let chain = bigint("chain id", chain_id)?;
-        let from = bigint("block number", from)?;
-        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(capability), from)?;
-        rows.into_iter().map(SplitterLog::try_from).collect()
-    }
 }
 
 impl TryFrom<PullRow> for Pull {
@@ -449,64 +385,6 @@ impl TryFrom<PullRow> for Pull {
             amount: money("x402_pull_events.amount_micro", row.amount_micro)?,
             settlement: settlement
                 .map(|id| uuid("x402_pull_events.settlement_id", id))
-                .transpose()?,
-        })
-    }
-}
-
-impl TryFrom<LogRow> for SplitterLog {
-    type Error = LedgerError;
-
-    fn try_from(row: LogRow) -> Result<Self> {
-        let missing = |column| LedgerError::Corrupt {
-            column,
-            value: "NULL".to_owned(),
-            expected: "value of this event",
-        };
-        let number = |column: &'static str, value: Option<i64>| {
-            let value = value.ok_or_else(|| missing(column))?;
-            Ok::<_, LedgerError>(U256::from(unsigned(column, value)?))
-        };
-        let capability = row.splitter_capability_id.as_deref();
-        let capability_id = || {
-            let column = "splitter_events.splitter_capability_id";
-            hash(column, capability.ok_or_else(|| missing(column))?)
-        };
-        let account = row.account.as_deref().ok_or_else(|| missing("splitter_events.account"))?;
-        let account = address("splitter_events.account", account)?;
-        let amount = number("splitter_events.amount", row.amount)?;
-        let event = match row.event_name.as_str() {
-            "SettlementRecorded" => SplitterEvent::SettlementRecorded {
-                capability_id: capability_id()?,
-                amount,
-                payer: account,
-            },
-            "PaymentSplit" => SplitterEvent::PaymentSplit {
-                capability_id: capability_id()?,
-                payer: account,
-                amount,
-                provider_amount: number("splitter_events.provider_amount", row.provider_amount)?,
-                hub_amount: number("splitter_events.hub_amount", row.hub_amount)?,
-                reserve_amount: number("splitter_events.reserve_amount", row.reserve_amount)?,
-            },
-            "ProviderEscrowed" => SplitterEvent::ProviderEscrowed { provider: account, amount },
-            "ProviderWithdrew" => SplitterEvent::ProviderWithdrew { provider: account, amount },
-            _ => {
-                return Err(LedgerError::Corrupt {
-                    column: "splitter_events.event_name",
-                    value: row.event_name,
-                    expected: "event of the Splitter",
-                });
-            }
-        };
-        Ok(Self {
-            at: log_ref(&row.tx_hash, row.log_index, row.block_number, &row.block_hash)?,
-            block_timestamp: unsigned("mirror.block_timestamp", row.block_timestamp)?,
-            event,
-            nonce: row
-                .eip3009_nonce
-                .as_deref()
-                .map(|nonce| hash("splitter_events.eip3009_nonce", nonce))
                 .transpose()?,
         })
     }

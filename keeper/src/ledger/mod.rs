@@ -9,8 +9,10 @@
 
 mod columns;
 mod connect;
+mod contention;
 mod deliveries;
 mod events;
+mod intents;
 mod journal;
 mod leases;
 mod mirror;
@@ -18,20 +20,22 @@ mod outbox;
 mod query;
 mod settlements;
 mod signal;
+mod splitter_logs;
+mod steps;
 mod totals;
 
 pub use connect::Ledger;
+pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
-pub use journal::{AccountCode, JournalKind, Posting, Side};
+pub use intents::{Intent, IntentKind, IntentState, NewIntent};
+pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;
-pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog};
-pub use outbox::{
-    Envelope, Intent, IntentKind, IntentState, MinedCost, NewIntent, Outgoing, SignerRole, Unsigned,
-};
+pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog, Stream};
+pub use outbox::{Envelope, MinedCost, Outgoing, SignerRole, Unsigned};
 pub use query::Tx;
 pub use settlements::{
-    KeeperEvidence, NewSettlement, Reservation, Settlement, SettlementQuery, Shares,
+    KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
 pub use signal::{Listener, Topic};
 pub use totals::{LedgerTotals, SplitterRecord};
@@ -91,16 +95,22 @@ pub enum LedgerError {
 impl LedgerError {
     /// Whether the same call may succeed later, once the database answers again.
     pub fn is_unavailable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Database(
                 sqlx::Error::Io(_)
-                    | sqlx::Error::PoolTimedOut
-                    | sqlx::Error::PoolClosed
-                    | sqlx::Error::Tls(_)
-                    | sqlx::Error::WorkerCrashed
-            )
-        )
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
+            // PostgreSQL: connection lost, out of something, stopped by an operator, transaction
+            // left idle. SQLite: I/O error, disk full, cannot open.
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                ["08", "53", "57", "25P0"].iter().any(|class| code.starts_with(class))
+                    || ["10", "13", "14"].contains(&code.as_ref())
+            }),
+            _ => false,
+        }
     }
 
     /// Whether another daemon has taken over.
@@ -112,11 +122,34 @@ impl LedgerError {
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Conflict(_) => true,
-            // Deadlock and serialization failure on PostgreSQL, busy on SQLite.
+            // Deadlock and serialization failure on PostgreSQL, busy on SQLite; and an event that
+            // somebody appended after our snapshot.
             Self::Database(sqlx::Error::Database(error)) => {
-                error.is_unique_violation()
-                    || matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
+                matches!(error.code().as_deref(), Some("40P01" | "40001" | "5" | "517"))
+                    || error.constraint() == Some("settlement_events_settlement_id_n_key")
             }
+            _ => false,
+        }
+    }
+
+    /// Whether somebody else has just inserted the same thing.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+
+    /// Whether the database refused what was asked because it would break the books: a constraint
+    /// or one of our triggers. It would be refused again.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                // PostgreSQL's class 23 and RAISE, SQLite's CONSTRAINT with its extended codes.
+                let code = error.code().unwrap_or_default();
+                !self.is_conflict()
+                    && (code.len() == 5 && code.starts_with("23")
+                        || code == "P0001"
+                        || code.parse::<u32>().is_ok_and(|code| code & 0xff == 19))
+            }
+            Self::OutOfRange { .. } => true,
             _ => false,
         }
     }

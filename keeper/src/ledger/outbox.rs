@@ -1,15 +1,16 @@
-//! The outbox's tables: signers, intents, transactions and their signed envelopes.
+//! The outbox's tables: signers, transactions and their signed envelopes.
 //!
 //! A lease's epoch fences every write: whoever lost the lease can neither allocate an account nonce
 //! nor persist an envelope.
 
 use super::{
-    Lease, LedgerError, Result, Tx,
+    Intent, IntentKind, IntentState, Lease, LedgerError, Result, Tx,
     columns::{address, bigint, hash, hex, now, unsigned, word},
     query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::{AttemptKind, Mined, Standing, TransactionState, words};
+use crate::lifecycle::{AttemptKind, Fees, Mined, Standing, TransactionState, words};
 use alloy::primitives::{Address, B256, Bytes};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 /// What a signer's key may do.
@@ -25,94 +26,6 @@ words!(SignerRole {
     Settler => "settler",
     Puller => "puller",
 });
-
-/// What an intent wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IntentKind {
-    /// Pull an authorization.
-    Pull,
-    /// Record a pulled payment.
-    Record,
-    /// Split what is recorded of a capability.
-    Split,
-}
-
-words!(IntentKind {
-    Pull => "pull",
-    Record => "record",
-    Split => "split",
-});
-
-/// How far an intent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IntentState {
-    /// Waits for an account nonce.
-    Open,
-    /// Has a transaction.
-    Claimed,
-    /// That transaction is mined with success.
-    Included,
-    /// And final.
-    Done,
-    /// That transaction reverted.
-    Reverted,
-    /// Nothing will be done.
-    Cancelled,
-    /// Waits for a human.
-    Held,
-}
-
-words!(IntentState {
-    Open => "open",
-    Claimed => "claimed",
-    Included => "included",
-    Done => "done",
-    Reverted => "reverted",
-    Cancelled => "cancelled",
-    Held => "held",
-});
-
-/// Work for the outbox.
-#[derive(Debug, Clone)]
-pub struct NewIntent {
-    /// Chain.
-    pub chain_id: u64,
-    /// The Splitter that it concerns.
-    pub splitter: Address,
-    /// Who must sign.
-    pub signer: Address,
-    /// What.
-    pub kind: IntentKind,
-    /// For which payment; a split has none.
-    pub settlement: Option<Uuid>,
-    /// For which capability.
-    pub splitter_capability_id: B256,
-    /// Contract to call.
-    pub to: Address,
-    /// With what.
-    pub calldata: Bytes,
-    /// Gas limit.
-    pub gas_limit: u64,
-    /// A pull: not mined before this second, it cannot succeed.
-    pub valid_before: Option<u64>,
-}
-
-/// Open work as stored.
-#[derive(Debug, Clone)]
-pub struct Intent {
-    /// Id of the row.
-    pub id: i64,
-    /// What.
-    pub kind: IntentKind,
-    /// Contract to call.
-    pub to: Address,
-    /// With what.
-    pub calldata: Bytes,
-    /// Gas limit.
-    pub gas_limit: u64,
-    /// A pull: not mined before this second, it cannot succeed.
-    pub valid_before: Option<u64>,
-}
 
 /// A transaction that waits for its first signature.
 #[derive(Debug, Clone)]
@@ -138,10 +51,10 @@ pub struct Envelope {
     pub kind: AttemptKind,
     /// The bytes.
     pub raw: Bytes,
-    /// Wei.
-    pub max_fee_per_gas: u64,
-    /// Wei.
-    pub max_priority_fee_per_gas: u64,
+    /// What it offers.
+    pub fees: Fees,
+    /// When it was signed; `None` before it is stored.
+    pub signed_at: Option<DateTime<Utc>>,
 }
 
 /// A transaction with at least one committed envelope whose fate is open.
@@ -153,34 +66,42 @@ pub struct Outgoing {
     pub account_nonce: u64,
     /// Where it stands.
     pub state: TransactionState,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// What it is for.
+    pub kind: IntentKind,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+    /// Whether what it follows from is on the chain: a record's pull, a split's records.
+    pub has_cause: bool,
     /// Its envelopes, oldest first.
     pub envelopes: Vec<Envelope>,
-}
-
-#[derive(sqlx::FromRow)]
-struct IntentRow {
-    id: i64,
-    kind: String,
-    to_address: String,
-    calldata: Vec<u8>,
-    gas_limit: i64,
-    valid_before: Option<i64>,
-}
-
-#[derive(sqlx::FromRow)]
-struct SplitRow {
-    id: i64,
-    splitter_capability_id: String,
 }
 
 #[derive(sqlx::FromRow)]
 struct TransactionRow {
     id: i64,
     account_nonce: i64,
+    to_address: String,
+    calldata: Vec<u8>,
+    gas_limit: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct OutgoingRow {
+    id: i64,
+    account_nonce: i64,
     state: String,
     to_address: String,
     calldata: Vec<u8>,
     gas_limit: i64,
+    kind: String,
+    valid_before: Option<i64>,
+    causes: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -191,6 +112,7 @@ struct EnvelopeRow {
     raw: Vec<u8>,
     max_fee_per_gas: i64,
     max_priority_fee_per_gas: i64,
+    created_at: DateTime<Utc>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -233,121 +155,6 @@ impl Tx {
         )?;
         let row = row.ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?;
         unsigned("signers.next_account_nonce", row.number)
-    }
-
-    // ------------------------------------------------------------------------ intents
-
-    /// Hands work to the outbox.
-    pub async fn add_intent(&mut self, new: &NewIntent) -> Result<()> {
-        const INSERT: &str = "INSERT INTO intents
-            (chain_id, splitter, signer, kind, settlement_id, splitter_capability_id, to_address,
-             calldata, gas_limit, valid_before, state, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11)";
-        execute!(
-            self,
-            INSERT,
-            bigint("chain id", new.chain_id)?,
-            hex(new.splitter),
-            hex(new.signer),
-            new.kind.as_str(),
-            new.settlement.map(|id| id.to_string()),
-            hex(new.splitter_capability_id),
-            hex(new.to),
-            new.calldata.to_vec(),
-            bigint("gas limit", new.gas_limit)?,
-            new.valid_before.map(|second| bigint("validBefore", second)).transpose()?,
-            now(),
-        )?;
-        Ok(())
-    }
-
-    /// Puts the pull of a settlement back to work after its identity was reserved again.
-    pub async fn reopen_pull(&mut self, settlement: Uuid) -> Result<bool> {
-        const UPDATE: &str = "UPDATE intents SET state = 'open', reason = NULL
-            WHERE settlement_id = $1 AND kind = 'pull' AND state = 'cancelled'";
-        Ok(execute!(self, UPDATE, settlement.to_string())? == 1)
-    }
-
-    /// Open work of a signer, oldest first.
-    pub async fn open_intents(
-        &mut self,
-        chain_id: u64,
-        signer: Address,
-        limit: u64,
-    ) -> Result<Vec<Intent>> {
-        const SELECT: &str = "SELECT id, kind, to_address, calldata, gas_limit, valid_before
-            FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
-            ORDER BY id LIMIT $3";
-        let chain = bigint("chain id", chain_id)?;
-        let limit = bigint("limit", limit)?;
-        let rows = fetch_all!(self, IntentRow, SELECT, chain, hex(signer), limit)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Intent {
-                    id: row.id,
-                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
-                    to: address("intents.to_address", &row.to_address)?,
-                    calldata: row.calldata.into(),
-                    gas_limit: unsigned("intents.gas_limit", row.gas_limit)?,
-                    valid_before: row
-                        .valid_before
-                        .map(|second| unsigned("intents.valid_before", second))
-                        .transpose()?,
-                })
-            })
-            .collect()
-    }
-
-    /// Gives up work that was not begun.
-    pub async fn cancel_intent(&mut self, intent: i64, reason: &str) -> Result<()> {
-        const UPDATE: &str =
-            "UPDATE intents SET state = 'cancelled', reason = $1 WHERE id = $2 AND state = 'open'";
-        if execute!(self, UPDATE, reason, intent)? == 1 {
-            Ok(())
-        } else {
-            Err(LedgerError::Conflict(format!("intent {intent}")))
-        }
-    }
-
-    /// Splits that wait for an account nonce, with their capabilities.
-    pub async fn open_splits(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-    ) -> Result<Vec<(i64, B256)>> {
-        const SELECT: &str = "SELECT id, splitter_capability_id FROM intents
-            WHERE kind = 'split' AND chain_id = $1 AND splitter = $2 AND state = 'open'";
-        let chain = bigint("chain id", chain_id)?;
-        let rows = fetch_all!(self, SplitRow, SELECT, chain, hex(splitter))?;
-        rows.into_iter()
-            .map(|row| {
-                let column = "intents.splitter_capability_id";
-                Ok((row.id, hash(column, &row.splitter_capability_id)?))
-            })
-            .collect()
-    }
-
-    /// Whether a split of this capability is under way: not mined yet, or mined in a block that the
-    /// mirror, whose next block is `mirrored`, does not hold yet. In between it has divided what
-    /// still looks undivided here.
-    pub async fn split_is_pending(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        capability: B256,
-        mirrored: u64,
-    ) -> Result<bool> {
-        const SELECT: &str = "SELECT count(*) AS number FROM intents i WHERE i.kind = 'split'
-            AND i.chain_id = $1 AND i.splitter = $2 AND i.splitter_capability_id = $3
-            AND (i.state IN ('open', 'claimed') OR EXISTS (
-                SELECT 1 FROM transaction_intents ti
-                JOIN transactions t ON t.id = ti.transaction_id
-                WHERE ti.intent_id = i.id AND t.block_number >= $4))";
-        let chain = bigint("chain id", chain_id)?;
-        let next = bigint("block number", mirrored)?;
-        let (at, capability) = (hex(splitter), hex(capability));
-        let row = fetch_optional!(self, Number, SELECT, chain, at, capability, next)?;
-        Ok(row.is_some_and(|row| row.number > 0))
     }
 
     // ------------------------------------------------------------------------ transactions
@@ -395,7 +202,7 @@ impl Tx {
 
     /// Transactions of a signer that wait for their first signature.
     pub async fn unsigned(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Unsigned>> {
-        const SELECT: &str = "SELECT id, account_nonce, state, to_address, calldata, gas_limit
+        const SELECT: &str = "SELECT id, account_nonce, to_address, calldata, gas_limit
             FROM transactions WHERE chain_id = $1 AND signer = $2 AND state = 'planned'
             ORDER BY account_nonce";
         let chain = bigint("chain id", chain_id)?;
@@ -413,6 +220,16 @@ impl Tx {
             .collect()
     }
 
+    /// Whether a transaction of a chain has waited for its signature for longer than `patience`:
+    /// then KMS does not sign, or nobody asks it to.
+    pub async fn is_unsigned_for(&mut self, chain_id: u64, patience: TimeDelta) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM transactions
+            WHERE chain_id = $1 AND state = 'planned' AND created_at < $2";
+        let since = self.clock().await? - patience;
+        let row = fetch_optional!(self, Number, SELECT, bigint("chain id", chain_id)?, since)?;
+        Ok(row.is_some_and(|row| row.number > 0))
+    }
+
     /// Stores a signed envelope. Nothing may be broadcast before this is committed.
     pub async fn add_envelope(
         &mut self,
@@ -424,8 +241,8 @@ impl Tx {
             (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
              created_at)
             SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
-        const UPDATE: &str =
-            "UPDATE transactions SET state = 'signed' WHERE id = $1 AND state = 'planned'";
+        const UPDATE: &str = "UPDATE transactions SET state = 'signed'
+            WHERE id = $1 AND state IN ('planned', 'signed', 'broadcast')";
         self.hold_lease(lease).await?;
         execute!(
             self,
@@ -434,10 +251,11 @@ impl Tx {
             transaction,
             envelope.kind.as_str(),
             envelope.raw.to_vec(),
-            bigint("max fee per gas", envelope.max_fee_per_gas)?,
-            bigint("max priority fee per gas", envelope.max_priority_fee_per_gas)?,
+            bigint("max fee per gas", envelope.fees.max_fee_per_gas)?,
+            bigint("max priority fee per gas", envelope.fees.max_priority_fee_per_gas)?,
             now(),
         )?;
+        // A replacement finds it signed or sent; what is decided gets no more envelopes.
         if execute!(self, UPDATE, transaction)? == 1 {
             Ok(())
         } else {
@@ -447,15 +265,28 @@ impl Tx {
 
     /// Signed transactions of a signer whose fate is open, by account nonce.
     pub async fn outgoing(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Outgoing>> {
-        const TRANSACTIONS: &str = "SELECT id, account_nonce, state, to_address, calldata,
-            gas_limit FROM transactions WHERE chain_id = $1 AND signer = $2 AND NOT final
-            AND state <> 'planned' ORDER BY account_nonce";
+        const TRANSACTIONS: &str = "SELECT t.id, t.account_nonce, t.state, t.to_address,
+                t.calldata, t.gas_limit, i.kind, i.valid_before,
+                CASE i.kind
+                    WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
+                        WHERE s.id = i.settlement_id
+                        AND s.status IN ('facilitator_attested', 'chain_confirmed'))
+                    WHEN 'split' THEN (SELECT count(*) FROM x402_settlements s
+                        WHERE s.chain_id = i.chain_id AND s.splitter = i.splitter
+                        AND s.splitter_capability_id = i.splitter_capability_id
+                        AND s.keeper_state IN ('recorded', 'splitting', 'split'))
+                    ELSE 1 END AS causes
+            FROM transactions t
+            JOIN transaction_intents ti ON ti.transaction_id = t.id
+            JOIN intents i ON i.id = ti.intent_id
+            WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final AND t.state <> 'planned'
+            ORDER BY t.account_nonce";
         const ATTEMPTS: &str = "SELECT a.transaction_id, a.hash, a.kind, a.raw, a.max_fee_per_gas,
-            a.max_priority_fee_per_gas FROM attempts a JOIN transactions t
+            a.max_priority_fee_per_gas, a.created_at FROM attempts a JOIN transactions t
             ON t.id = a.transaction_id WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final
             ORDER BY a.transaction_id, a.n";
         let chain = bigint("chain id", chain_id)?;
-        let transactions = fetch_all!(self, TransactionRow, TRANSACTIONS, chain, hex(signer))?;
+        let transactions = fetch_all!(self, OutgoingRow, TRANSACTIONS, chain, hex(signer))?;
         let attempts = fetch_all!(self, EnvelopeRow, ATTEMPTS, chain, hex(signer))?;
         transactions
             .into_iter()
@@ -469,6 +300,15 @@ impl Tx {
                     id: row.id,
                     account_nonce: unsigned("transactions.account_nonce", row.account_nonce)?,
                     state: word("transactions.state", &row.state, TransactionState::from_word)?,
+                    to: address("transactions.to_address", &row.to_address)?,
+                    calldata: row.calldata.into(),
+                    gas_limit: unsigned("transactions.gas_limit", row.gas_limit)?,
+                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
+                    valid_before: row
+                        .valid_before
+                        .map(|second| unsigned("intents.valid_before", second))
+                        .transpose()?,
+                    has_cause: row.causes > 0,
                     envelopes,
                 })
             })
@@ -497,6 +337,11 @@ impl Tx {
             WHERE id = $9 AND state = $10 AND NOT final";
         const INTENTS: &str = "UPDATE intents SET state = $1 WHERE id IN
             (SELECT intent_id FROM transaction_intents WHERE transaction_id = $2)";
+        // A record that reverted for good is missing at the contract: a human must see why. A pull
+        // may have been made by somebody else, and a split is asked for again.
+        const HELD: &str = "UPDATE intents SET state = 'held', reason = 'reverted on chain'
+            WHERE kind = 'record' AND id IN
+            (SELECT intent_id FROM transaction_intents WHERE transaction_id = $1)";
         self.hold_lease(lease).await?;
         let wei = |what, value: Option<u128>| value.map(|wei| bigint(what, wei)).transpose();
         let updated = execute!(
@@ -520,12 +365,21 @@ impl Tx {
             TransactionState::Planned | TransactionState::Signed | TransactionState::Broadcast => {
                 IntentState::Claimed
             }
+            // Nothing was done. A pull's window is over; anything else waits for its cause.
+            TransactionState::Superseded if !standing.is_final => IntentState::Claimed,
+            TransactionState::Superseded if known.kind == IntentKind::Pull => {
+                IntentState::Cancelled
+            }
+            TransactionState::Superseded => IntentState::Open,
             TransactionState::Included | TransactionState::Safe => IntentState::Included,
             TransactionState::Finalized => IntentState::Done,
             TransactionState::Reverted => IntentState::Reverted,
-            TransactionState::Superseded | TransactionState::Parked => IntentState::Held,
+            TransactionState::Parked => IntentState::Held,
         };
         execute!(self, INTENTS, intents.as_str(), known.id)?;
+        if standing.state == TransactionState::Reverted && standing.is_final {
+            execute!(self, HELD, known.id)?;
+        }
         Ok(())
     }
 
@@ -569,11 +423,14 @@ impl TryFrom<&EnvelopeRow> for Envelope {
             hash: hash("attempts.hash", &row.hash)?,
             kind: word("attempts.kind", &row.kind, AttemptKind::from_word)?,
             raw: row.raw.clone().into(),
-            max_fee_per_gas: unsigned("attempts.max_fee_per_gas", row.max_fee_per_gas)?,
-            max_priority_fee_per_gas: unsigned(
-                "attempts.max_priority_fee_per_gas",
-                row.max_priority_fee_per_gas,
-            )?,
+            fees: Fees {
+                max_fee_per_gas: unsigned("attempts.max_fee_per_gas", row.max_fee_per_gas)?,
+                max_priority_fee_per_gas: unsigned(
+                    "attempts.max_priority_fee_per_gas",
+                    row.max_priority_fee_per_gas,
+                )?,
+            },
+            signed_at: Some(row.created_at),
         })
     }
 }

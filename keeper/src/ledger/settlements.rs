@@ -2,18 +2,19 @@
 
 use super::{
     LedgerError, LogRef, Result, Tx,
-    columns::{address, bigint, hash, hex, money, now, unsigned, uuid, word},
+    columns::{address, bigint, bps, hash, hex, money, now, unsigned, uuid, word},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::{
     eip3009::{Authorization, Verified},
-    lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent, TraceTerms},
+    lifecycle::{KeeperState, Status, StatusEvent, TraceTerms},
+    splitter::SplitTerms,
     x402::{MicroUsdc, Version},
 };
 use alloy::primitives::{Address, B256};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 /// A payment about to be settled. Only a verified authorization gets here.
@@ -35,6 +36,8 @@ pub struct NewSettlement {
     pub capability_id: String,
     /// Id at the Splitter.
     pub splitter_capability_id: B256,
+    /// Who is paid, and how much of it.
+    pub terms: SplitTerms,
     /// Who asks.
     pub agent_id: String,
     /// The request's id, unique per agent.
@@ -58,7 +61,7 @@ pub enum Reservation {
     /// The identity belongs to another request.
     NonceReused(Settlement),
     /// The request id was used for something else.
-    DuplicateRequest(Settlement),
+    DuplicateRequest,
 }
 
 /// The shares of one settlement in its split.
@@ -99,20 +102,24 @@ pub struct Settlement {
     pub capability_id: Option<String>,
     /// Id at the Splitter.
     pub splitter_capability_id: Option<B256>,
+    /// Who is paid, and how much of it, as it was sold.
+    pub terms: Option<SplitTerms>,
     /// Who asked.
-    pub agent_id: String,
+    pub agent_id: Option<String>,
     /// Their request.
-    pub request_id: String,
+    pub request_id: Option<String>,
     /// Hash of what was asked.
-    pub content_hash: B256,
+    pub content_hash: Option<B256>,
     /// Hash of the decoded payment header.
-    pub payment_hash: B256,
+    pub payment_hash: Option<B256>,
     /// What is known of the pull.
     pub status: Status,
     /// How far the keeper is.
     pub keeper_state: KeeperState,
     /// Where it was pulled.
     pub pull: Option<LogRef>,
+    /// When that was seen.
+    pub settled_at: Option<DateTime<Utc>>,
     /// Where it was recorded: transaction, log index, block number.
     pub record: Option<KeeperEvidence>,
     /// Where it was split.
@@ -139,6 +146,22 @@ impl KeeperEvidence {
     }
 }
 
+impl Settlement {
+    /// Whether it pays for this very request, with this very payment.
+    pub fn is_of(
+        &self,
+        agent_id: &str,
+        request_id: &str,
+        content_hash: B256,
+        payment_hash: B256,
+    ) -> bool {
+        self.agent_id.as_deref() == Some(agent_id)
+            && self.request_id.as_deref() == Some(request_id)
+            && self.content_hash == Some(content_hash)
+            && self.payment_hash == Some(payment_hash)
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct Row {
     id: String,
@@ -153,16 +176,21 @@ struct Row {
     reserved_at: DateTime<Utc>,
     capability_id: Option<String>,
     splitter_capability_id: Option<String>,
-    agent_id: String,
-    request_id: String,
-    content_hash: String,
-    payment_hash: String,
+    provider: Option<String>,
+    provider_bps: Option<i64>,
+    hub_bps: Option<i64>,
+    reserve_bps: Option<i64>,
+    agent_id: Option<String>,
+    request_id: Option<String>,
+    content_hash: Option<String>,
+    payment_hash: Option<String>,
     status: String,
     keeper_state: String,
     tx_hash: Option<String>,
     log_index: Option<i64>,
     block_number: Option<i64>,
     block_hash: Option<String>,
+    settled_at: Option<DateTime<Utc>>,
     record_tx_hash: Option<String>,
     record_log_index: Option<i64>,
     record_block_number: Option<i64>,
@@ -179,9 +207,11 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, trace_id, chain_id, asset, payer, eip3009_nonce, pay_to,
-                amount_usdc_micro, valid_before, reserved_at, capability_id, splitter_capability_id, agent_id,
+                amount_usdc_micro, valid_before, reserved_at, capability_id,
+                splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps, agent_id,
                 request_id, content_hash, payment_hash, status, keeper_state, tx_hash, log_index,
-                block_number, block_hash, record_tx_hash, record_log_index, record_block_number,
+                block_number, block_hash, settled_at, record_tx_hash, record_log_index,
+                record_block_number,
                 split_tx_hash, split_log_index, split_block_number, provider_share_micro,
                 hub_share_micro, network_share_micro FROM x402_settlements ",
             $rest
@@ -229,6 +259,15 @@ impl TryFrom<Row> for Settlement {
             }),
             _ => None,
         };
+        let terms = match (row.provider, row.provider_bps, row.hub_bps, row.reserve_bps) {
+            (Some(provider), Some(to_provider), Some(to_hub), Some(to_reserve)) => {
+                Some(SplitTerms {
+                    provider: address("x402_settlements.provider", &provider)?,
+                    bps: [bps(to_provider)?, bps(to_hub)?, bps(to_reserve)?],
+                })
+            }
+            _ => None,
+        };
         Ok(Self {
             id: uuid("x402_settlements.id", &row.id)?,
             trace_id: hash("x402_settlements.trace_id", &row.trace_id)?,
@@ -245,10 +284,17 @@ impl TryFrom<Row> for Settlement {
                 .splitter_capability_id
                 .map(|id| hash("x402_settlements.splitter_capability_id", &id))
                 .transpose()?,
+            terms,
             agent_id: row.agent_id,
             request_id: row.request_id,
-            content_hash: hash("x402_settlements.content_hash", &row.content_hash)?,
-            payment_hash: hash("x402_settlements.payment_hash", &row.payment_hash)?,
+            content_hash: row
+                .content_hash
+                .map(|text| hash("x402_settlements.content_hash", &text))
+                .transpose()?,
+            payment_hash: row
+                .payment_hash
+                .map(|text| hash("x402_settlements.payment_hash", &text))
+                .transpose()?,
             status: word("x402_settlements.status", &row.status, Status::from_word)?,
             keeper_state: word(
                 "x402_settlements.keeper_state",
@@ -256,6 +302,7 @@ impl TryFrom<Row> for Settlement {
                 KeeperState::from_word,
             )?,
             pull,
+            settled_at: row.settled_at,
             record: evidence(
                 row.record_tx_hash.as_deref(),
                 row.record_log_index,
@@ -269,6 +316,15 @@ impl TryFrom<Row> for Settlement {
             shares,
         })
     }
+}
+
+/// Payments on their way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenPayments {
+    /// How many.
+    pub count: u64,
+    /// Their sum, micro-USDC.
+    pub micro: u64,
 }
 
 /// Which settlements to list.
@@ -285,6 +341,13 @@ pub enum SettlementQuery {
         from: u64,
         /// Last block.
         to: u64,
+    },
+    /// Being recorded, but the record is kept for a human.
+    RecordHeld,
+    /// Recorded or split in this block or later, in a log that the mirror does not hold any more.
+    EvidenceLost {
+        /// First block.
+        from: u64,
     },
     /// In this keeper state.
     InKeeperState(KeeperState),
@@ -310,12 +373,7 @@ impl Tx {
             )
             .await?;
         if let Some(known) = known {
-            let same_request = known.agent_id == new.agent_id
-                && known.request_id == new.request_id
-                && known.content_hash == new.content_hash
-                && known.payment_hash == new.payment_hash;
-            if !same_request || known.amount != new.amount || known.pay_to != authorization.pay_to()
-            {
+            if !known.is_of(&new.agent_id, &new.request_id, new.content_hash, new.payment_hash) {
                 return Ok(Reservation::NonceReused(known));
             }
             if known.status != Status::Released {
@@ -326,10 +384,10 @@ impl Tx {
             return Ok(Reservation::Reserved(known));
         }
         if let Some(known) = self.settlement_by_request(&new.agent_id, &new.request_id).await? {
-            return Ok(if known.content_hash == new.content_hash {
+            return Ok(if known.content_hash == Some(new.content_hash) {
                 Reservation::PaidOtherwise(known)
             } else {
-                Reservation::DuplicateRequest(known)
+                Reservation::DuplicateRequest
             });
         }
         self.insert_settlement(new).await.map(Reservation::Reserved)
@@ -339,10 +397,10 @@ impl Tx {
         const INSERT: &str = "INSERT INTO x402_settlements
             (id, trace_id, chain_id, splitter, asset, payer, eip3009_nonce, pay_to,
              amount_usdc_micro, valid_after, valid_before, signature, kind, mode, x402_version,
-             capability_id, splitter_capability_id, agent_id, request_id, content_hash,
-             payment_hash, status, keeper_state, reserved_at)
+             capability_id, splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps,
+             agent_id, request_id, content_hash, payment_hash, status, keeper_state, reserved_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'capability', 'self', $13,
-             $14, $15, $16, $17, $18, $19, 'reserved', 'none', $20)
+             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, 'reserved', 'none', $24)
             ON CONFLICT DO NOTHING";
         let authorization = &new.authorization;
         let id = Uuid::new_v4();
@@ -373,6 +431,10 @@ impl Tx {
             bigint("x402Version", new.version.number())?,
             &new.capability_id,
             hex(new.splitter_capability_id),
+            hex(new.terms.provider),
+            i64::from(new.terms.bps[0]),
+            i64::from(new.terms.bps[1]),
+            i64::from(new.terms.bps[2]),
             &new.agent_id,
             &new.request_id,
             hex(new.content_hash),
@@ -388,7 +450,9 @@ impl Tx {
             "content_hash": new.content_hash,
             "mode": "self",
             "payment_hash": new.payment_hash,
+            "provider": new.terms.provider,
             "request_id": new.request_id,
+            "split_bps": new.terms.bps,
             "splitter_capability_id": new.splitter_capability_id,
             "valid_before": authorization.valid_before().to_string(),
             "x402_version": new.version.number(),
@@ -417,6 +481,37 @@ impl Tx {
         fetch_optional!(self, Row, SELECT, chain_id, hex(asset), hex(payer), hex(nonce))?
             .map(Settlement::try_from)
             .transpose()
+    }
+
+    /// A payer's payments on their way: reserved, and not seen in a block. Until this transaction
+    /// ends nobody else counts for this payer.
+    pub async fn open_payments(
+        &mut self,
+        chain_id: u64,
+        asset: Address,
+        payer: Address,
+    ) -> Result<OpenPayments> {
+        #[derive(sqlx::FromRow)]
+        struct Open {
+            number: i64,
+            micro: i64,
+        }
+        const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 3009))";
+        const SELECT: &str = "SELECT count(*) AS number,
+                CAST(coalesce(sum(amount_usdc_micro), 0) AS BIGINT) AS micro
+            FROM x402_settlements WHERE chain_id = $1 AND asset = $2 AND payer = $3
+            AND status IN ('reserved', 'settle_pending', 'orphaned')";
+        // On SQLite this is the only writer.
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK, hex(payer))?;
+        }
+        let chain = bigint("chain id", chain_id)?;
+        let open = fetch_optional!(self, Open, SELECT, chain, hex(asset), hex(payer))?;
+        let Some(open) = open else { return Ok(OpenPayments::default()) };
+        Ok(OpenPayments {
+            count: unsigned("count", open.number)?,
+            micro: unsigned("x402_settlements.amount_usdc_micro", open.micro)?,
+        })
     }
 
     /// The settlement that pays, or paid, a request.
@@ -450,6 +545,22 @@ impl Tx {
                AND status IN ('facilitator_attested', 'chain_confirmed')
              ORDER BY block_number, log_index"
         );
+        const RECORD_HELD: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = 'recording'
+               AND EXISTS (SELECT 1 FROM intents i WHERE i.settlement_id = x402_settlements.id
+                   AND i.kind = 'record' AND i.state = 'held')
+             ORDER BY reserved_at, id"
+        );
+        const EVIDENCE_LOST: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND keeper_state IN ('recorded', 'splitting', 'split')
+               AND (record_block_number >= $3 AND NOT EXISTS (SELECT 1 FROM splitter_events e
+                       WHERE e.chain_id = x402_settlements.chain_id AND e.tx_hash = record_tx_hash
+                       AND e.log_index = record_log_index AND e.block_number = record_block_number)
+                   OR split_block_number >= $3 AND NOT EXISTS (SELECT 1 FROM splitter_events e
+                       WHERE e.chain_id = x402_settlements.chain_id AND e.tx_hash = split_tx_hash
+                       AND e.log_index = split_log_index AND e.block_number = split_block_number))
+             ORDER BY reserved_at, id"
+        );
         const IN_KEEPER_STATE: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = $3 ORDER BY reserved_at, id"
         );
@@ -468,6 +579,11 @@ impl Tx {
                 let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
                 fetch_all!(self, Row, PULLED_IN, chain, &at, from, to)?
             }
+            SettlementQuery::RecordHeld => fetch_all!(self, Row, RECORD_HELD, chain, &at)?,
+            SettlementQuery::EvidenceLost { from } => {
+                let from = bigint("block number", from)?;
+                fetch_all!(self, Row, EVIDENCE_LOST, chain, &at, from)?
+            }
             SettlementQuery::InKeeperState(state) => {
                 fetch_all!(self, Row, IN_KEEPER_STATE, chain, &at, state.as_str())?
             }
@@ -477,148 +593,5 @@ impl Tx {
             SettlementQuery::All => fetch_all!(self, Row, ALL, chain, &at)?,
         };
         rows.into_iter().map(Settlement::try_from).collect()
-    }
-
-    /// Moves a settlement's status; `evidence` goes into its event log.
-    ///
-    /// # Errors
-    /// [`LedgerError::Illegal`] when the machine has no such step, [`LedgerError::Conflict`] when
-    /// the settlement is not any more as `known` says.
-    pub async fn step_status<B: Serialize>(
-        &mut self,
-        known: &Settlement,
-        event: StatusEvent,
-        evidence: &B,
-    ) -> Result<Status> {
-        const UPDATE: &str =
-            "UPDATE x402_settlements SET status = $1 WHERE id = $2 AND status = $3";
-        const CONFIRM: &str = "UPDATE x402_settlements SET status = $1, chain_confirmed_at = $4
-            WHERE id = $2 AND status = $3";
-        let status = known.status.step(event)?;
-        let id = known.id.to_string();
-        let updated = if event == StatusEvent::Confirm {
-            execute!(self, CONFIRM, status.as_str(), &id, known.status.as_str(), now())?
-        } else {
-            execute!(self, UPDATE, status.as_str(), &id, known.status.as_str())?
-        };
-        self.changed(known, updated)?;
-        let kind = format!("status.{event}");
-        self.append_event(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
-        Ok(status)
-    }
-
-    /// Stores where a settlement was pulled and moves its status to `facilitator_attested`.
-    ///
-    /// # Errors
-    /// As [`Tx::step_status`].
-    pub async fn pull_seen(&mut self, known: &Settlement, pull: &LogRef) -> Result<()> {
-        const UPDATE: &str = "UPDATE x402_settlements SET status = $1, tx_hash = $2,
-            log_index = $3, block_number = $4, block_hash = $5, settled_at = $6
-            WHERE id = $7 AND status = $8";
-        let status = known.status.step(StatusEvent::PullSeen)?;
-        let updated = execute!(
-            self,
-            UPDATE,
-            status.as_str(),
-            hex(pull.tx_hash),
-            bigint("log index", pull.log_index)?,
-            bigint("block number", pull.block_number)?,
-            hex(pull.block_hash),
-            now(),
-            known.id.to_string(),
-            known.status.as_str(),
-        )?;
-        self.changed(known, updated)?;
-        self.append_event(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
-    }
-
-    /// Moves the keeper's progress; `evidence` goes into the event log.
-    ///
-    /// # Errors
-    /// As [`Tx::step_status`].
-    pub async fn step_keeper(
-        &mut self,
-        known: &Settlement,
-        event: KeeperEvent,
-        evidence: &Value,
-    ) -> Result<KeeperState> {
-        const UPDATE: &str =
-            "UPDATE x402_settlements SET keeper_state = $1 WHERE id = $2 AND keeper_state = $3";
-        let state = known.keeper_state.step(event)?;
-        let updated = execute!(
-            self,
-            UPDATE,
-            state.as_str(),
-            known.id.to_string(),
-            known.keeper_state.as_str()
-        )?;
-        self.changed(known, updated)?;
-        let kind = format!("keeper.{event}");
-        self.append_event(known.id, known.trace_id, &kind, state.as_str(), evidence).await?;
-        Ok(state)
-    }
-
-    /// Stores where a settlement was recorded.
-    ///
-    /// # Errors
-    /// As [`Tx::step_status`].
-    pub async fn record_seen(
-        &mut self,
-        known: &Settlement,
-        evidence: &KeeperEvidence,
-    ) -> Result<()> {
-        const UPDATE: &str = "UPDATE x402_settlements SET keeper_state = $1, record_tx_hash = $2,
-            record_log_index = $3, record_block_number = $4 WHERE id = $5 AND keeper_state = $6";
-        let state = known.keeper_state.step(KeeperEvent::RecordSeen)?;
-        let updated = execute!(
-            self,
-            UPDATE,
-            state.as_str(),
-            hex(evidence.tx_hash),
-            bigint("log index", evidence.log_index)?,
-            bigint("block number", evidence.block_number)?,
-            known.id.to_string(),
-            known.keeper_state.as_str(),
-        )?;
-        self.changed(known, updated)?;
-        let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.record_seen", state.as_str(), evidence).await
-    }
-
-    /// Stores which split covers a settlement, and its shares in it.
-    ///
-    /// # Errors
-    /// As [`Tx::step_status`].
-    pub async fn split_seen(
-        &mut self,
-        known: &Settlement,
-        evidence: &KeeperEvidence,
-        shares: &Shares,
-    ) -> Result<()> {
-        const UPDATE: &str = "UPDATE x402_settlements SET keeper_state = $1, split_tx_hash = $2,
-            split_log_index = $3, split_block_number = $4, provider_share_micro = $5,
-            hub_share_micro = $6, network_share_micro = $7 WHERE id = $8 AND keeper_state = $9";
-        let state = known.keeper_state.step(KeeperEvent::SplitSeen)?;
-        let updated = execute!(
-            self,
-            UPDATE,
-            state.as_str(),
-            hex(evidence.tx_hash),
-            bigint("log index", evidence.log_index)?,
-            bigint("block number", evidence.block_number)?,
-            shares.provider.column(),
-            shares.hub.column(),
-            shares.reserve.column(),
-            known.id.to_string(),
-            known.keeper_state.as_str(),
-        )?;
-        self.changed(known, updated)?;
-        let body = json!({"at": evidence, "shares_micro": shares});
-        let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.split_seen", state.as_str(), &body).await
-    }
-
-    fn changed(&self, known: &Settlement, rows: u64) -> Result<()> {
-        if rows == 1 { Ok(()) } else { Err(LedgerError::Conflict(format!("payment {}", known.id))) }
     }
 }

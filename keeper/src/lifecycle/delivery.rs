@@ -37,6 +37,8 @@ pub enum DeliveryEvent {
     Fail,
     /// Whoever called is gone, or waited too long.
     Lose,
+    /// The agent paid and never came back for the answer.
+    Forgo,
 }
 
 words!(DeliveryEvent {
@@ -44,7 +46,43 @@ words!(DeliveryEvent {
     Answer => "answer",
     Fail => "fail",
     Lose => "lose",
+    Forgo => "forgo",
 });
+
+/// Why an agent did not get what it paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The provider answered with an error, or with something that is no JSON.
+    Error,
+    /// It did not answer in time.
+    Timeout,
+    /// It could not be reached.
+    Unavailable,
+    /// Its answer was lost: nobody knows whether it did the work.
+    Lost,
+    /// The agent never came back for it.
+    Forgone,
+}
+
+words!(Failure {
+    Error => "error",
+    Timeout => "timeout",
+    Unavailable => "unavailable",
+    Lost => "lost",
+    Forgone => "forgone",
+});
+
+impl Failure {
+    /// What it does to the delivery. A provider that was reached and did not say no may have done
+    /// the work.
+    pub const fn event(self) -> DeliveryEvent {
+        match self {
+            Self::Error | Self::Unavailable => DeliveryEvent::Fail,
+            Self::Timeout | Self::Lost => DeliveryEvent::Lose,
+            Self::Forgone => DeliveryEvent::Forgo,
+        }
+    }
+}
 
 impl Delivery {
     /// One step. An unknown delivery may be called again only when the capability is `idempotent`.
@@ -55,8 +93,11 @@ impl Delivery {
         match (self, event) {
             (Self::None, DeliveryEvent::Call) => Ok(Self::Calling),
             (Self::Unknown, DeliveryEvent::Call) if idempotent => Ok(Self::Calling),
-            (Self::Calling, DeliveryEvent::Answer) => Ok(Self::Delivered),
-            (Self::Calling, DeliveryEvent::Fail) => Ok(Self::Failed),
+            // An answer counts also when it was given up too early.
+            (Self::Calling | Self::Unknown, DeliveryEvent::Answer) => Ok(Self::Delivered),
+            (Self::Calling, DeliveryEvent::Fail) | (Self::None, DeliveryEvent::Forgo) => {
+                Ok(Self::Failed)
+            }
             (Self::Calling, DeliveryEvent::Lose) => Ok(Self::Unknown),
             _ => Err(IllegalStep {
                 machine: "delivery",
@@ -76,7 +117,9 @@ mod tests {
         for idempotent in [false, true] {
             let mut allowed = vec![
                 "none call calling",
+                "none forgo failed",
                 "calling answer delivered",
+                "unknown answer delivered",
                 "calling fail failed",
                 "calling lose unknown",
             ];

@@ -3,11 +3,13 @@
 //! randomness. A state moves only through here.
 
 mod delivery;
+mod replacement;
 mod settlement;
 mod trace;
 mod transaction;
 
-pub use delivery::{Delivery, DeliveryEvent};
+pub use delivery::{Delivery, DeliveryEvent, Failure};
+pub use replacement::{Cause, Fees, Market, Replacement, Unmined};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
 pub use trace::{TraceTerms, event_hash};
 pub use transaction::{AttemptKind, Chain, Effect, Mined, Sighting, Standing, TransactionState};

@@ -153,6 +153,10 @@ pub enum KeeperEvent {
     Split,
     /// A split that covers the record was seen.
     SplitSeen,
+    /// The block with the record is not canonical any more.
+    RecordLost,
+    /// The block with the split is not canonical any more.
+    SplitLost,
     /// Something must be looked at first.
     Hold,
     /// The contract's records contradict the ledger.
@@ -164,12 +168,14 @@ words!(KeeperEvent {
     RecordSeen => "record_seen",
     Split => "split",
     SplitSeen => "split_seen",
+    RecordLost => "record_lost",
+    SplitLost => "split_lost",
     Hold => "hold",
     Contradict => "contradict",
 });
 
 impl KeeperState {
-    /// One step.
+    /// One step. A reorg is undone in the order of the chain: the split first, then its record.
     ///
     /// # Errors
     /// When the machine has no such step.
@@ -181,6 +187,8 @@ impl KeeperState {
             (Recorded, KeeperEvent::Split) => Ok(Splitting),
             // A split takes all that is recorded of its capability, ours or anybody's.
             (Recorded | Splitting, KeeperEvent::SplitSeen) => Ok(Split),
+            (Recorded | Splitting, KeeperEvent::RecordLost) => Ok(Recording),
+            (Split, KeeperEvent::SplitLost) => Ok(Splitting),
             (None | Recording, KeeperEvent::Hold) => Ok(Held),
             (_, KeeperEvent::Contradict) => Ok(Violation),
             _ => Err(IllegalStep {
@@ -237,6 +245,9 @@ mod tests {
             "recorded split splitting",
             "recorded split_seen split",
             "splitting split_seen split",
+            "recorded record_lost recording",
+            "splitting record_lost recording",
+            "split split_lost splitting",
             "none hold held",
             "recording hold held",
         ];

@@ -4,7 +4,7 @@ use super::{Reconciler, ReconcilerError};
 use crate::{
     ledger::{
         AccountCode, JournalKind, LedgerError, LogRef, Payout, Posting, Pull, SplitterLog,
-        SplitterRecord, Tx,
+        SplitterRecord, Stream, Tx,
     },
     lifecycle::KeeperState,
     splitter::SplitterEvent,
@@ -14,8 +14,11 @@ use alloy::primitives::{Address, B256, U256};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Most blocks booked in one SQL transaction.
+/// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
 const MAX_BLOCKS: u64 = 500;
+const MAX_ENTRIES: usize = 500;
+/// Blocks after which it is strange that the driver has not found a record.
+const LONG: u64 = 30;
 
 /// A log of any of the three mirrors.
 enum Entry {
@@ -32,6 +35,19 @@ impl Entry {
             Self::Log(log) => &log.at,
         }
     }
+
+    /// Whether there is anything to book. Anybody can send nothing to anybody.
+    const fn moves_money(&self) -> bool {
+        match self {
+            Self::Pull(pull) => pull.amount.micro() != 0,
+            Self::Payout(payout) => payout.amount.micro() != 0,
+            Self::Log(log) => !matches!(
+                log.event,
+                SplitterEvent::CapabilityRegistered { .. }
+                    | SplitterEvent::CapabilityDeactivated { .. }
+            ),
+        }
+    }
 }
 
 /// A journal about to be posted.
@@ -42,17 +58,24 @@ struct Draft {
 }
 
 impl Reconciler {
-    /// Books every log up to `buried` that is not booked yet.
-    pub(super) async fn book(&self, buried: u64) -> Result<(), ReconcilerError> {
+    /// Books the next blocks that are buried deep enough. True when there are more.
+    ///
+    /// Depth is counted from where the mirror ends, not from the head: after a pause the mirror's
+    /// last blocks may be of a chain that is gone, until the watcher has read them again.
+    pub(super) async fn book(&self, head: u64) -> Result<bool, ReconcilerError> {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let mirrored = tx.mirror_cursor(chain_id, address).await?.unwrap_or(first_block);
-        let from = tx.last_booked_block(chain_id, address).await?.unwrap_or(first_block);
-        let to = buried.min(mirrored.saturating_sub(1)).min(from.saturating_add(MAX_BLOCKS));
-        if to < from {
-            return Ok(());
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(first_block);
+        let from = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(first_block);
+        // A mirror that ends above the head is of another chain.
+        let is_stale = mirrored > head.saturating_add(1);
+        let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
+        if is_stale {
+            return Ok(false);
         }
+        let next = end.min(from.saturating_add(MAX_BLOCKS));
+        let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
         let booked: BTreeSet<_> =
             tx.booked_since(chain_id, address, from).await?.into_iter().collect();
         let mut entries = Vec::new();
@@ -62,18 +85,85 @@ impl Reconciler {
         entries.extend(
             tx.splitter_logs(chain_id, address, from, to).await?.into_iter().map(Entry::Log),
         );
-        entries.retain(|entry| !booked.contains(&(entry.at().tx_hash, entry.at().log_index)));
+        entries.retain(|entry| {
+            entry.moves_money() && !booked.contains(&(entry.at().tx_hash, entry.at().log_index))
+        });
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {
-            let next = entries.get(position.saturating_add(1));
-            // The driver has not caught up with this log; it is booked in a later round, and so
-            // is everything behind it.
-            let Some(draft) = self.draft(&mut tx, entry, next).await? else { break };
-            let Draft { kind, settlement, postings } = draft;
-            tx.post(chain_id, address, kind, settlement, entry.at(), &postings).await?;
+            if position >= MAX_ENTRIES {
+                tx.commit().await?;
+                return Ok(true);
+            }
+            let behind = entries.get(position.saturating_add(1));
+            if !self.book_one(&mut tx, entry, behind).await? {
+                // The driver has not caught up with this log; it is booked in a later round, and
+                // so is everything behind it.
+                tx.commit().await?;
+                if end.saturating_sub(entry.at().block_number) > LONG {
+                    tracing::warn!(
+                        tx_hash = %entry.at().tx_hash,
+                        "the books wait for the driver to find this record"
+                    );
+                }
+                return Ok(false);
+            }
         }
+        tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(next < end)
+    }
+
+    /// Books one log. What cannot be booked as what it says goes into suspense, with an alarm: it
+    /// must not hold up the others. False when it is too early.
+    async fn book_one(
+        &self,
+        tx: &mut Tx,
+        entry: &Entry,
+        behind: Option<&Entry>,
+    ) -> Result<bool, ReconcilerError> {
+        tx.mark().await?;
+        let refused = match self.draft(tx, entry, behind).await {
+            Ok(None) => {
+                tx.undo().await?;
+                return Ok(false);
+            }
+            Ok(Some(draft)) => match self.post(tx, entry, draft).await {
+                Ok(()) => {
+                    tx.keep().await?;
+                    return Ok(true);
+                }
+                Err(error) => ReconcilerError::from(error),
+            },
+            Err(error) => error,
+        };
+        if !refused.is_refusal() {
+            return Err(refused);
+        }
+        let at = entry.at();
+        tracing::error!(
+            tx_hash = %at.tx_hash, log_index = at.log_index, error = %refused,
+            "ALARM: a log cannot be booked as what it says; it is in suspense"
+        );
+        tx.undo().await?;
+        tx.mark().await?;
+        match self.post(tx, entry, unexplained(entry)?).await {
+            Ok(()) => tx.keep().await?,
+            Err(error) if error.is_refusal() => {
+                tracing::error!(
+                    tx_hash = %at.tx_hash, log_index = at.log_index, %error,
+                    "ALARM: a log cannot be booked at all; ledger and chain differ by it"
+                );
+                tx.undo().await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
+    }
+
+    async fn post(&self, tx: &mut Tx, entry: &Entry, draft: Draft) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let Draft { kind, settlement, postings } = draft;
+        tx.post(chain_id, address, kind, settlement, entry.at(), &postings).await
     }
 
     async fn draft(
@@ -95,6 +185,10 @@ impl Reconciler {
             Entry::Log(log) => match log.event {
                 SplitterEvent::SettlementRecorded { capability_id, amount, .. } => {
                     self.draft_record(tx, log, capability_id, micro(amount)?).await?
+                }
+                SplitterEvent::CapabilityRegistered { .. }
+                | SplitterEvent::CapabilityDeactivated { .. } => {
+                    return Err(ReconcilerError::Unexplained(log.at));
                 }
                 SplitterEvent::PaymentSplit { .. } => Some(self.draft_split(log, next)?),
                 SplitterEvent::ProviderEscrowed { provider, amount } => {
@@ -144,8 +238,8 @@ impl Reconciler {
         })
     }
 
-    /// A record that is a settlement's takes its money out of clearing. Any other takes it out of
-    /// suspense, which may be overdrawn and then shows it.
+    /// A record that is a settlement's takes its money out of clearing, if its pull was booked
+    /// there. Any other takes it out of suspense, which may be overdrawn and then shows it.
     async fn draft_record(
         &self,
         tx: &mut Tx,
@@ -153,31 +247,54 @@ impl Reconciler {
         capability: B256,
         amount: MicroUsdc,
     ) -> Result<Option<Draft>, ReconcilerError> {
-        let SplitterRecord { chain_id, asset, .. } = self.splitter;
+        let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let SplitterEvent::SettlementRecorded { payer, .. } = log.event else { return Ok(None) };
         let named = match log.nonce {
             Some(nonce) => tx.settlement_by_identity(chain_id, asset, payer, nonce).await?,
             None => None,
         };
-        if named.as_ref().is_some_and(|known| known.keeper_state == KeeperState::Recording) {
-            return Ok(None);
+        // Not looked for yet, or known from a block that a reorg has taken.
+        if let Some(known) = &named {
+            if known.keeper_state == KeeperState::Recording {
+                return Ok(None);
+            }
+            let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
+            let follows = matches!(
+                known.keeper_state,
+                KeeperState::Recorded | KeeperState::Splitting | KeeperState::Split
+            );
+            let stale = known.record.filter(|_| follows).is_some_and(|record| {
+                !records.iter().any(|log| {
+                    (log.at.tx_hash, log.at.position()) == (record.tx_hash, record.position())
+                })
+            });
+            if stale {
+                return Ok(None);
+            }
         }
         let ours = named.filter(|known| {
             known.record.is_some_and(|record| {
                 record.tx_hash == log.at.tx_hash && record.log_index == log.at.log_index
             })
         });
-        let (kind, from) =
-            match ours.as_ref().and_then(|settlement| settlement.splitter_capability_id) {
-                Some(paid_for) => (JournalKind::Record, AccountCode::Clearing(paid_for)),
-                None => {
-                    tracing::error!(
-                        tx_hash = %log.at.tx_hash,
-                        "ALARM: a record that belongs to no settlement of this ledger"
-                    );
-                    (JournalKind::UnattributedRecord, AccountCode::Suspense)
+        let mut from = AccountCode::Suspense;
+        let kind = match &ours {
+            Some(settlement) => {
+                if let Some(paid_for) = settlement.splitter_capability_id
+                    && tx.pull_is_booked(settlement.id).await?
+                {
+                    from = AccountCode::Clearing(paid_for);
                 }
-            };
+                JournalKind::Record
+            }
+            None => {
+                tracing::error!(
+                    tx_hash = %log.at.tx_hash,
+                    "ALARM: a record that belongs to no settlement of this ledger"
+                );
+                JournalKind::UnattributedRecord
+            }
+        };
         Ok(Some(Draft {
             kind,
             settlement: ours.map(|settlement| settlement.id),
@@ -216,6 +333,32 @@ impl Reconciler {
             .push(Posting::credit(AccountCode::Payable(network_reserve), micro(reserve_amount)?));
         Ok(Draft { kind: JournalKind::Split, settlement: None, postings })
     }
+}
+
+/// A journal that says no more of a log than what came in or went out. Anything else is marked as
+/// looked at.
+fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
+    let (debit, credit, amount) = match entry {
+        Entry::Pull(pull) => (AccountCode::Splitter, AccountCode::Suspense, pull.amount),
+        Entry::Payout(payout) => (AccountCode::Suspense, AccountCode::Splitter, payout.amount),
+        Entry::Log(log) => match log.event {
+            SplitterEvent::SettlementRecorded { amount, .. }
+            | SplitterEvent::PaymentSplit { amount, .. }
+            | SplitterEvent::ProviderEscrowed { amount, .. }
+            | SplitterEvent::ProviderWithdrew { amount, .. } => {
+                (AccountCode::Suspense, AccountCode::Suspense, micro(amount)?)
+            }
+            SplitterEvent::CapabilityRegistered { .. }
+            | SplitterEvent::CapabilityDeactivated { .. } => {
+                (AccountCode::Suspense, AccountCode::Suspense, MicroUsdc::ZERO)
+            }
+        },
+    };
+    Ok(Draft {
+        kind: JournalKind::Unexplained,
+        settlement: None,
+        postings: vec![Posting::debit(debit, amount), Posting::credit(credit, amount)],
+    })
 }
 
 /// `PaymentSplit` does not name the provider; the log behind it, his payment or his escrow, does.

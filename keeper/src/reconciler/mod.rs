@@ -8,12 +8,13 @@ mod report;
 pub use report::{Reconciliation, Row, reconcile};
 
 use crate::{
-    chain::{BlockTag, Chain, ChainError, Heads},
+    chain::{BlockTag, Chain, ChainError, Head, Heads},
     eip3009::{FiatToken, inflows},
     ledger::{
-        Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery, SplitterRecord, Topic,
+        Contention, Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery,
+        SplitterRecord, Stream, Topic,
     },
-    lifecycle::{Status, StatusEvent},
+    lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, Status, StatusEvent},
 };
 use alloy::primitives::U256;
 use chrono::{TimeDelta, Utc};
@@ -23,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 /// A payment without an outcome for so long is `orphaned` (S06 6.2).
 const ORPHAN_AFTER: TimeDelta = TimeDelta::minutes(10);
-
-/// Between a round that met another writer and the next.
-const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+/// A paid call that nobody asks for any more is not served after so long.
+const FORGO_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// No provider may take longer (five minutes at most), and ten seconds for the answer's way.
+const LOST_AFTER: TimeDelta = TimeDelta::seconds(310);
 
 /// Why the reconciler could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,15 @@ impl ReconcilerError {
     /// Whether another daemon has taken over.
     pub const fn is_lease_lost(&self) -> bool {
         matches!(self, Self::Ledger(LedgerError::LeaseLost(_)))
+    }
+
+    /// Whether it lies in what was to be booked, and would come again.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unexplained(_) => true,
+            Self::Ledger(error) => error.is_refusal(),
+            Self::Chain(_) | Self::Overflow(_) => false,
+        }
     }
 }
 
@@ -76,21 +87,12 @@ impl Reconciler {
     /// # Errors
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ReconcilerError> {
+        let mut contention = Contention::default();
         while !stop.is_cancelled() {
-            match self.tick().await {
-                Ok(()) => {}
-                Err(error) if error.is_lease_lost() => return Err(error),
-                // Somebody moved a settlement in between; on to the next snapshot.
-                Err(ReconcilerError::Ledger(error)) if error.is_conflict() => {
-                    tracing::debug!(%error, "reconciler: starting over");
-                    tokio::time::sleep(CONFLICT_DELAY).await;
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        splitter = %self.splitter.address, %error, "reconciler: trying again"
-                    );
-                }
+            match self.tick(&mut contention).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => return Err(error),
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -101,13 +103,38 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn tick(&self) -> Result<(), ReconcilerError> {
-        let Some(seen) = self.heads.latest() else { return Ok(()) };
+    /// One round. True when another must follow at once.
+    ///
+    /// Each part on its own: a fault of one must not hold up the others.
+    async fn tick(&self, contention: &mut Contention) -> Result<bool, ReconcilerError> {
+        let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.confirmations.saturating_sub(1);
-        let Some(buried) = seen.head.number().checked_sub(depth) else { return Ok(()) };
-        self.confirm(buried).await?;
-        self.resolve().await?;
-        self.book(buried).await
+        let Some(buried) = seen.head.number().checked_sub(depth) else { return Ok(false) };
+        let parts = [
+            self.confirm(buried).await.map(|()| false),
+            self.resolve().await.map(|()| false),
+            self.give_up_deliveries().await.map(|()| false),
+            self.book(seen.head.number()).await,
+        ];
+        let mut again = false;
+        for part in parts {
+            match part {
+                Ok(more) => again |= more,
+                Err(error) if error.is_lease_lost() => return Err(error),
+                // Somebody moved a settlement in between.
+                Err(ReconcilerError::Ledger(error)) if error.is_conflict() => {
+                    contention.again("reconciler", &error).await;
+                    return Ok(true);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        splitter = %self.splitter.address, %error, "reconciler: trying again"
+                    );
+                }
+            }
+        }
+        contention.over();
+        Ok(again)
     }
 
     /// `facilitator_attested` to `chain_confirmed`, or `mismatched`.
@@ -120,40 +147,55 @@ impl Reconciler {
             let Some(pull) = settlement.pull.filter(|pull| pull.block_number <= buried) else {
                 continue;
             };
-            // Gone or elsewhere: the watcher finds out and says where it went.
-            let Some(receipt) = self.chain.receipt(pull.tx_hash).await? else { continue };
-            if receipt.block_hash != pull.block_hash {
-                continue;
-            }
-            let agreed = inflows(&receipt.logs, self.splitter.asset, self.splitter.address)
-                .iter()
-                .any(|inflow| {
-                    inflow.log_index == pull.log_index
-                        && inflow.payer == settlement.payer
-                        && inflow.nonce == Some(settlement.nonce)
-                        && inflow.value == U256::from(settlement.amount.micro())
-                });
-            let event = if agreed && receipt.success() {
-                StatusEvent::Confirm
-            } else {
-                tracing::error!(
-                    payment = %settlement.id, tx_hash = %pull.tx_hash,
-                    "ALARM: the receipt disagrees with the ledger; the payment is held"
-                );
-                StatusEvent::Disagree
-            };
-            self.step(&settlement, event, &json!({"at": pull, "confirmations_from": buried}))
-                .await?;
+            let confirmed = self.confirm_one(&settlement, &pull, buried).await;
+            tolerate(&settlement, confirmed)?;
         }
+        Ok(())
+    }
+
+    async fn confirm_one(
+        &self,
+        settlement: &Settlement,
+        pull: &LogRef,
+        buried: u64,
+    ) -> Result<(), ReconcilerError> {
+        // Gone or elsewhere: the watcher finds out and says where it went.
+        let Some(receipt) = self.chain.receipt(pull.tx_hash).await? else { return Ok(()) };
+        if receipt.block_hash != pull.block_hash {
+            return Ok(());
+        }
+        let agreed = inflows(&receipt.logs, self.splitter.asset, self.splitter.address).iter().any(
+            |inflow| {
+                inflow.log_index == pull.log_index
+                    && inflow.payer == settlement.payer
+                    && inflow.nonce == Some(settlement.nonce)
+                    && inflow.value == U256::from(settlement.amount.micro())
+            },
+        );
+        let event = if agreed && receipt.success() {
+            StatusEvent::Confirm
+        } else {
+            tracing::error!(
+                payment = %settlement.id, tx_hash = %pull.tx_hash,
+                "ALARM: the receipt disagrees with the ledger; the payment is held"
+            );
+            StatusEvent::Disagree
+        };
+        let evidence = json!({"at": pull, "confirmations_from": buried});
+        let mut tx = self.ledger.begin().await?;
+        tx.hold_lease(&self.lease).await?;
+        tx.step_status(settlement, event, &evidence).await?;
+        tx.commit().await?;
+        self.ledger.signal(Topic::Settlements);
         Ok(())
     }
 
     /// What never got an outcome (jecp.md E.1). An authorization that can still be used is never
     /// given up: only a finalized block after its window says that it was not.
     async fn resolve(&self) -> Result<(), ReconcilerError> {
-        let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
-        let cursor = tx.mirror_cursor(chain_id, address).await?.unwrap_or(0);
+        let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
         let mut open = Vec::new();
         for status in [Status::Reserved, Status::SettlePending, Status::Orphaned] {
             let query = SettlementQuery::InStatus(status);
@@ -168,49 +210,121 @@ impl Reconciler {
         for settlement in open {
             // The mirror must hold everything up to that block, or a pull could be overlooked.
             let closed =
-                settlement.valid_before <= finalized.timestamp() && cursor > finalized.number();
-            if closed {
-                let state = FiatToken::authorizationStateCall {
-                    authorizer: settlement.payer,
-                    nonce: settlement.nonce,
-                };
-                let block = BlockTag::Number(finalized.number());
-                let used = node.call(asset, &state, block).await?;
-                let event = if used { StatusEvent::Consumed } else { StatusEvent::Lapse };
-                let evidence = json!({
-                    "finalized_block": finalized.number(),
-                    "finalized_hash": finalized.hash,
-                    "authorization_state": used,
-                });
-                self.step(&settlement, event, &evidence).await?;
-                tracing::info!(payment = %settlement.id, %event, "window closed");
-            } else if settlement.status == Status::SettlePending
-                && Utc::now() - settlement.reserved_at > ORPHAN_AFTER
-            {
-                tracing::error!(
-                    payment = %settlement.id, "ALARM: no outcome for ten minutes: orphaned"
-                );
-                self.step(&settlement, StatusEvent::Overdue, &json!({})).await?;
-            }
+                settlement.valid_before <= finalized.timestamp() && mirrored > finalized.number();
+            let resolved = if closed {
+                self.close(&settlement, &node, &finalized).await
+            } else {
+                self.orphan(&settlement).await
+            };
+            tolerate(&settlement, resolved)?;
         }
         Ok(())
     }
 
-    async fn step(
+    /// The window is closed at a finalized block: either nothing was moved and nothing can be, or
+    /// the authorization was consumed without paying us.
+    async fn close(
         &self,
         settlement: &Settlement,
-        event: StatusEvent,
-        evidence: &serde_json::Value,
+        node: &Chain,
+        finalized: &Head,
     ) -> Result<(), ReconcilerError> {
-        let mut tx = self.ledger.begin().await?;
+        let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
+        let (payer, nonce) = (settlement.payer, settlement.nonce);
+        let state = FiatToken::authorizationStateCall { authorizer: payer, nonce };
+        let used = node.call(asset, &state, BlockTag::Number(finalized.number())).await?;
+        let event = if used { StatusEvent::Consumed } else { StatusEvent::Lapse };
+        let evidence = json!({
+            "finalized_block": finalized.number(),
+            "finalized_hash": finalized.hash,
+            "authorization_state": used,
+        });
+        let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        match tx.step_status(settlement, event, evidence).await {
-            Ok(_) => tx.commit().await?,
-            // The watcher was faster; the next round reads what it wrote.
-            Err(error) if error.is_conflict() => return Ok(()),
-            Err(error) => return Err(error.into()),
+        if tx.pull_of(chain_id, address, payer, nonce).await?.is_some() {
+            // The mirror has its pull: the watcher is about to say so.
+            return Ok(());
         }
+        tx.step_status(settlement, event, &evidence).await?;
+        if settlement.keeper_state != KeeperState::None {
+            let reason = json!({"reason": "recorded, but its pull is not on the chain"});
+            tx.step_keeper(settlement, KeeperEvent::Contradict, &reason).await?;
+            tracing::error!(
+                payment = %settlement.id,
+                "ALARM: the payment was handed to be recorded, but its pull is not on the chain"
+            );
+        }
+        let served = tx.delivery(settlement.id).await?.is_some_and(|delivery| {
+            matches!(delivery.state, Delivery::Delivered | Delivery::Calling | Delivery::Unknown)
+        });
+        tx.commit().await?;
+        if served {
+            tracing::error!(payment = %settlement.id, "ALARM: served, but never paid");
+        }
+        tracing::info!(payment = %settlement.id, %event, "window closed");
         self.ledger.signal(Topic::Settlements);
         Ok(())
+    }
+
+    async fn orphan(&self, settlement: &Settlement) -> Result<(), ReconcilerError> {
+        if settlement.status != Status::SettlePending
+            || Utc::now() - settlement.reserved_at <= ORPHAN_AFTER
+        {
+            return Ok(());
+        }
+        let mut tx = self.ledger.begin().await?;
+        tx.hold_lease(&self.lease).await?;
+        tx.step_status(settlement, StatusEvent::Overdue, &json!({})).await?;
+        tx.commit().await?;
+        tracing::error!(payment = %settlement.id, "ALARM: no outcome for ten minutes: orphaned");
+        self.ledger.signal(Topic::Settlements);
+        Ok(())
+    }
+
+    /// Paid calls that nobody serves: the agent went away, or the process that called the provider
+    /// did. A refund is due.
+    async fn give_up_deliveries(&self) -> Result<(), ReconcilerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let mut tx = self.ledger.read().await?;
+        let undelivered = tx.undelivered(chain_id, address, LOST_AFTER, FORGO_AFTER).await?;
+        drop(tx);
+        for id in undelivered {
+            let mut tx = self.ledger.begin().await?;
+            tx.hold_lease(&self.lease).await?;
+            let Some(settlement) = tx.settlement(id).await? else { continue };
+            let given_up = match tx.delivery(id).await? {
+                None => tx.forgo_delivery(&settlement).await,
+                Some(delivery) => {
+                    let why = "the process that called the provider is gone";
+                    let attempt = delivery.attempts;
+                    tx.fail_delivery(&settlement, attempt, Failure::Lost, why).await
+                }
+            };
+            match given_up {
+                Ok(()) => tx.commit().await?,
+                Err(error) if error.is_conflict() => continue,
+                Err(error) => return Err(error.into()),
+            }
+            tracing::error!(payment = %id, "ALARM: paid and not served: a refund is due");
+        }
+        Ok(())
+    }
+}
+
+/// What goes wrong with one payment must not hold up the others: it is tried again in the next
+/// round. Only a lost lease ends everything.
+fn tolerate(
+    settlement: &Settlement,
+    outcome: Result<(), ReconcilerError>,
+) -> Result<(), ReconcilerError> {
+    match outcome {
+        Err(error) if error.is_lease_lost() => Err(error),
+        // The watcher was faster; the next round reads what it wrote.
+        Err(ReconcilerError::Ledger(error)) if error.is_conflict() => Ok(()),
+        Err(error) => {
+            tracing::warn!(payment = %settlement.id, %error, "reconciler: trying again");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }

@@ -5,9 +5,8 @@ use super::ReconcilerError;
 use crate::{
     chain::{BlockTag, Chain},
     eip3009::FiatToken,
-    ledger::{Ledger, LedgerTotals, SplitterRecord},
+    ledger::{Account, Ledger, LedgerTotals, SplitterRecord},
     splitter::{JecpSplitter, SplitterEvent},
-    x402::MicroUsdc,
 };
 use alloy::{
     primitives::{B256, U256},
@@ -20,13 +19,15 @@ use std::collections::BTreeSet;
 /// Most blocks asked for at once.
 const MAX_RANGE: u64 = 2_000;
 
-/// One amount as three sources have it, in micro-USDC.
+/// One amount as up to four sources have it, in micro-USDC.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// What is compared.
     pub what: &'static str,
-    /// By the ledger.
-    pub ledger_micro: i128,
+    /// By the settlements.
+    pub settlements_micro: Option<i128>,
+    /// By the journal.
+    pub journal_micro: Option<i128>,
     /// By the chain's logs, read again from the first block on.
     pub logs_micro: Option<i128>,
     /// By the contracts' state.
@@ -34,18 +35,41 @@ pub struct Row {
 }
 
 impl Row {
-    fn against_logs(&self) -> u128 {
-        self.logs_micro.map_or(0, |logs| logs.abs_diff(self.ledger_micro))
+    const fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            settlements_micro: None,
+            journal_micro: None,
+            logs_micro: None,
+            contract_micro: None,
+        }
     }
 
-    fn against_contract(&self) -> u128 {
-        self.contract_micro.map_or(0, |contract| contract.abs_diff(self.ledger_micro))
+    /// Differences between the ledger, settlements or journal, and the chain's logs.
+    fn against_logs(&self) -> u128 {
+        let ledger = [self.settlements_micro, self.journal_micro];
+        differences(self.logs_micro, ledger)
+    }
+
+    /// Differences between everything else and the contracts; where they do not say, between
+    /// settlements and journal.
+    fn against_contracts(&self) -> u128 {
+        let ledger = [self.settlements_micro, self.journal_micro];
+        match (self.contract_micro, self.logs_micro) {
+            (None, None) => differences(self.journal_micro, [self.settlements_micro, None]),
+            (contract, _) => differences(contract, ledger),
+        }
     }
 
     /// Whether every source that knows the amount has the same.
     pub fn agrees(&self) -> bool {
-        self.against_logs() == 0 && self.against_contract() == 0
+        let chain = differences(self.contract_micro, [self.logs_micro, None]);
+        self.against_logs() == 0 && self.against_contracts() == 0 && chain == 0
     }
+}
+
+fn differences(from: Option<i128>, to: [Option<i128>; 2]) -> u128 {
+    from.map_or(0, |from| to.into_iter().flatten().map(|other| other.abs_diff(from)).sum())
 }
 
 /// A reconciliation of one Splitter.
@@ -112,55 +136,90 @@ pub async fn reconcile(
 
     let mut tx = ledger.read().await?;
     let totals = tx.totals(chain_id, address).await?;
-    let balances = tx.balances(chain_id, address).await?;
+    let accounts = tx.accounts(chain_id, address).await?;
     drop(tx);
-    let journal = |prefix: &str| {
-        balances
-            .iter()
-            .filter(|(code, _)| code.starts_with(prefix))
-            .map(|(_, balance)| i128::from(*balance))
-            .sum::<i128>()
+    let journal = |prefix: &str, pick: fn(&Account) -> i128| {
+        let accounts = accounts.iter().filter(|account| account.code.starts_with(prefix));
+        Some(accounts.map(pick).sum::<i128>())
     };
-
-    let row = |what, ledger_micro, logs, contract| {
-        let to_micro =
-            |value: U256| i128::try_from(value).map_err(|_| ReconcilerError::Overflow(what));
-        Ok::<_, ReconcilerError>(Row {
-            what,
-            ledger_micro,
-            logs_micro: Option::map(logs, to_micro).transpose()?,
-            contract_micro: Option::map(contract, to_micro).transpose()?,
-        })
+    let debits = |account: &Account| i128::from(account.debits);
+    let credits = |account: &Account| i128::from(account.credits);
+    let balance = |account: &Account| i128::from(account.balance);
+    let settlements = |micro: u64| Some(i128::from(micro));
+    let chain = |what, value: U256| {
+        i128::try_from(value).map(Some).map_err(|_| ReconcilerError::Overflow(what))
     };
     let escrowed = owed.saturating_sub(accounted);
-    // What came in unasked is in suspense, not in settlements.
-    let came_in = i128::from(totals.paid_micro)
-        .checked_add(journal("suspense:"))
-        .ok_or(ReconcilerError::Overflow("came in"))?;
     let rows = vec![
-        row("came in", came_in, Some(logs.inflow), None)?,
-        row("recorded", i128::from(totals.recorded_micro), Some(logs.recorded), None)?,
-        row("split", i128::from(totals.split_micro), Some(logs.split), None)?,
-        row("split to providers", i128::from(totals.provider_micro), Some(logs.provider), None)?,
-        row("split to the hub", i128::from(totals.hub_micro), Some(logs.hub), None)?,
-        row("split to the reserve", i128::from(totals.reserve_micro), Some(logs.reserve), None)?,
-        row(
-            "held by the Splitter",
-            journal("asset:splitter"),
-            Some(logs.inflow.saturating_sub(logs.outflow)),
-            Some(held),
-        )?,
-        row(
-            "recorded and not split",
-            journal("accounted:"),
-            Some(logs.recorded.saturating_sub(logs.split)),
-            Some(accounted),
-        )?,
-        row("in escrow", journal("escrow:"), None, Some(escrowed))?,
-        row("split and not paid out", journal("payable:"), None, Some(U256::ZERO))?,
+        // Sums over everything that ever happened: with nothing booked they show it, where
+        // balances would all be zero.
+        Row {
+            journal_micro: journal("asset:splitter", debits),
+            logs_micro: chain("came in", logs.inflow)?,
+            ..Row::new("came in")
+        },
+        Row {
+            settlements_micro: settlements(totals.paid_micro),
+            journal_micro: journal("clearing:", credits),
+            ..Row::new("came in as payments")
+        },
+        Row {
+            settlements_micro: settlements(totals.recorded_micro),
+            journal_micro: journal("accounted:", credits),
+            logs_micro: chain("recorded", logs.recorded)?,
+            ..Row::new("recorded")
+        },
+        Row {
+            settlements_micro: settlements(totals.split_micro),
+            journal_micro: journal("accounted:", debits),
+            logs_micro: chain("split", logs.split)?,
+            ..Row::new("split")
+        },
+        Row {
+            settlements_micro: settlements(totals.provider_micro),
+            logs_micro: chain("split to providers", logs.provider)?,
+            ..Row::new("split to providers")
+        },
+        Row {
+            settlements_micro: settlements(totals.hub_micro),
+            logs_micro: chain("split to the hub", logs.hub)?,
+            ..Row::new("split to the hub")
+        },
+        Row {
+            settlements_micro: settlements(totals.reserve_micro),
+            logs_micro: chain("split to the reserve", logs.reserve)?,
+            ..Row::new("split to the reserve")
+        },
+        Row {
+            journal_micro: journal("asset:splitter", credits),
+            logs_micro: chain("went out", logs.outflow)?,
+            ..Row::new("went out")
+        },
+        Row {
+            journal_micro: journal("asset:splitter", balance),
+            logs_micro: chain("held", logs.inflow.saturating_sub(logs.outflow))?,
+            contract_micro: chain("held", held)?,
+            ..Row::new("held by the Splitter")
+        },
+        Row {
+            journal_micro: journal("accounted:", balance),
+            logs_micro: chain("accounted", logs.recorded.saturating_sub(logs.split))?,
+            contract_micro: chain("accounted", accounted)?,
+            ..Row::new("recorded and not split")
+        },
+        Row {
+            journal_micro: journal("escrow:", balance),
+            contract_micro: chain("escrow", escrowed)?,
+            ..Row::new("in escrow")
+        },
+        Row {
+            journal_micro: journal("payable:", balance),
+            contract_micro: Some(0),
+            ..Row::new("split and not paid out")
+        },
     ];
     let chain_drift_micro = rows.iter().map(Row::against_logs).sum();
-    let ledger_drift_micro = rows.iter().map(Row::against_contract).sum();
+    let ledger_drift_micro = rows.iter().map(Row::against_contracts).sum();
     Ok(Reconciliation {
         chain_id,
         splitter: address,
@@ -179,17 +238,14 @@ async fn read_logs(
     last: u64,
 ) -> Result<Logs, ReconcilerError> {
     let mut sums = Logs::default();
+    let transfers =
+        Filter::new().address(splitter.asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
     let mut from = first;
     while from <= last {
         let to = last.min(from.saturating_add(MAX_RANGE - 1));
-        let range = Filter::new().from_block(from).to_block(to);
-        let transfers = range
-            .clone()
-            .address(splitter.asset)
-            .event_signature(FiatToken::Transfer::SIGNATURE_HASH);
-        let incoming = node.logs(&transfers.clone().topic2(splitter.address)).await?;
-        let outgoing = node.logs(&transfers.topic1(splitter.address)).await?;
-        let own = node.logs(&range.address(splitter.address)).await?;
+        let incoming = node.logs(&transfers.clone().topic2(splitter.address), from, to).await?;
+        let outgoing = node.logs(&transfers.clone().topic1(splitter.address), from, to).await?;
+        let own = node.logs(&Filter::new().address(splitter.address), from, to).await?;
         sums.inflow = sums.inflow.saturating_add(transferred(&incoming));
         sums.outflow = sums.outflow.saturating_add(transferred(&outgoing));
         for event in own.iter().filter_map(|log| SplitterEvent::decode(&log.inner)) {
@@ -219,7 +275,10 @@ impl Logs {
                 self.hub = self.hub.saturating_add(hub_amount);
                 self.reserve = self.reserve.saturating_add(reserve_amount);
             }
-            SplitterEvent::ProviderEscrowed { .. } | SplitterEvent::ProviderWithdrew { .. } => {}
+            SplitterEvent::CapabilityRegistered { .. }
+            | SplitterEvent::CapabilityDeactivated { .. }
+            | SplitterEvent::ProviderEscrowed { .. }
+            | SplitterEvent::ProviderWithdrew { .. } => {}
         }
     }
 }
@@ -228,25 +287,4 @@ fn transferred(logs: &[Log]) -> U256 {
     logs.iter()
         .filter_map(|log| FiatToken::Transfer::decode_log(&log.inner).ok())
         .fold(U256::ZERO, |sum, transfer| sum.saturating_add(transfer.value))
-}
-
-/// An amount for people.
-impl std::fmt::Display for Row {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let show = |value: Option<i128>| match value {
-            None => "-".to_owned(),
-            Some(value) => u64::try_from(value)
-                .ok()
-                .and_then(|value| MicroUsdc::new(value).ok())
-                .map_or_else(|| format!("{value} micro"), |amount| amount.to_string()),
-        };
-        write!(
-            f,
-            "{}: ledger {}, logs {}, contract {}",
-            self.what,
-            show(Some(self.ledger_micro)),
-            show(self.logs_micro),
-            show(self.contract_micro)
-        )
-    }
 }

@@ -23,6 +23,14 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Signing again is safe: nothing is sent before it is stored.
 const MAX_ATTEMPTS: u32 = 3;
 
+/// Error codes of KMS for a key that does not exist, or cannot sign what we sign.
+const PERMANENT: [&str; 4] = [
+    "NotFoundException",
+    "InvalidArnException",
+    "InvalidKeyUsageException",
+    "UnsupportedOperationException",
+];
+
 /// Which key, and where.
 #[derive(Debug, Clone)]
 pub struct KmsKey {
@@ -149,5 +157,10 @@ fn refuse(key: &str, error: &AwsSignerError) -> SignerError {
             "unusable answer".to_owned()
         }
     };
-    SignerError::Kms { key: key.to_owned(), kind }
+    let key = key.to_owned();
+    if PERMANENT.contains(&kind.as_str()) {
+        SignerError::Unusable { key, kind }
+    } else {
+        SignerError::Kms { key, kind }
+    }
 }

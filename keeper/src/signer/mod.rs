@@ -16,6 +16,14 @@ pub enum SignerError {
         /// A short, closed description: "timeout", "dispatch", or the service's error code.
         kind: String,
     },
+    /// The key is not what the configuration says: waiting will not help.
+    #[error("KMS key {key}: {kind}; correct key_id and region, or the key in KMS")]
+    Unusable {
+        /// Which key.
+        key: String,
+        /// The service's error code.
+        kind: String,
+    },
     /// KMS signed something that does not fit its public key.
     #[error("KMS key {key} answered with a signature that is not this key's")]
     WrongSignature {

@@ -1,14 +1,31 @@
 //! The Splitter's events.
 
-use super::JecpSplitter::{self, JecpSplitterEvents};
+use super::{
+    JecpSplitter::{self, JecpSplitterEvents},
+    SplitTerms,
+};
 use alloy::{
     primitives::{Address, B256, Log, U256},
     sol_types::SolEventInterface,
 };
 
-/// An event of a Splitter that moves or attributes money.
+/// An event of a Splitter that moves or attributes money, or says who gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitterEvent {
+    /// A capability is registered on these terms.
+    CapabilityRegistered {
+        /// The capability.
+        capability_id: B256,
+        /// Who is paid, and how much of it.
+        terms: SplitTerms,
+    },
+    /// It is not any more, and what was accounted to it is split.
+    CapabilityDeactivated {
+        /// The capability.
+        capability_id: B256,
+        /// Whose it was.
+        provider: Address,
+    },
     /// An amount was attributed to a capability.
     SettlementRecorded {
         /// The capability.
@@ -50,7 +67,7 @@ pub enum SplitterEvent {
 }
 
 impl SplitterEvent {
-    /// Decodes a log of the Splitter; `None` for events that neither move nor attribute money.
+    /// Decodes a log of the Splitter; `None` for events of no concern to money.
     pub fn decode(log: &Log) -> Option<Self> {
         match JecpSplitterEvents::decode_log(log).ok()?.data {
             JecpSplitterEvents::SettlementRecorded(JecpSplitter::SettlementRecorded {
@@ -72,13 +89,28 @@ impl SplitterEvent {
             JecpSplitterEvents::ProviderWithdrew(event) => {
                 Some(Self::ProviderWithdrew { provider: event.provider, amount: event.amount })
             }
-            _ => None,
+            JecpSplitterEvents::CapabilityRegistered(event) => Some(Self::CapabilityRegistered {
+                capability_id: event.capabilityId,
+                terms: SplitTerms {
+                    provider: event.provider,
+                    bps: [event.providerBps, event.hubBps, event.reserveBps],
+                },
+            }),
+            JecpSplitterEvents::CapabilityDeactivated(event) => Some(Self::CapabilityDeactivated {
+                capability_id: event.capabilityId,
+                provider: event.provider,
+            }),
+            JecpSplitterEvents::RelayerRotated(_) | JecpSplitterEvents::EIP712DomainChanged(_) => {
+                None
+            }
         }
     }
 
     /// The event's name in the contract.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::CapabilityRegistered { .. } => "CapabilityRegistered",
+            Self::CapabilityDeactivated { .. } => "CapabilityDeactivated",
             Self::SettlementRecorded { .. } => "SettlementRecorded",
             Self::PaymentSplit { .. } => "PaymentSplit",
             Self::ProviderEscrowed { .. } => "ProviderEscrowed",

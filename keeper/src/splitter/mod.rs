@@ -1,19 +1,19 @@
 //! The Splitter contracts as the keeper sees them: bindings from `abi/`, capability ids,
-//! registrations, calls and events. Pure.
+//! registered terms, calls and events. Pure.
 //!
 //! Source: JECP S06 section 8 and its errata; contracts/src/interfaces/IJecpSplitter.sol.
 
 mod bindings;
 mod calls;
 mod capability;
+mod code;
 mod events;
 
 pub use bindings::JecpSplitter;
 pub use calls::{PaymentIdentity, record_call, recorded_identity, split_call};
-pub use capability::{RegistrationTerms, capability_id};
+pub use capability::{SplitTerms, capability_id};
+pub use code::SplitterVersion;
 pub use events::SplitterEvent;
 
 /// Name in the EIP-712 domain of every Splitter.
 pub const DOMAIN_NAME: &str = "JecpSplitter";
-/// Version in the EIP-712 domain of the published Splitter.
-pub const DOMAIN_VERSION_V1: &str = "1.1.1";

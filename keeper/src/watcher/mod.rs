@@ -2,30 +2,31 @@
 //! has no key and never records.
 //!
 //! A window of blocks behind the head is read again at every new head and replaced as a whole, so
-//! that the mirror follows a reorg shorter than the window by itself.
+//! that the mirror follows a reorg shorter than the window by itself. After a pause the window
+//! behind the mirror's own end is read again too. A log that is gone although its block is not is
+//! a node's fault, never the chain's: nothing is concluded from it.
 
 mod read;
 
 use crate::{
-    chain::{Chain, ChainError, Heads},
+    chain::{BlockTag, Chain, ChainError, Heads},
     ledger::{
-        Lease, Ledger, LedgerError, MirrorWindow, Payout, Pull, Settlement, SettlementQuery,
-        SplitterLog, SplitterRecord, Topic, Tx,
+        Contention, Lease, Ledger, LedgerError, LogRef, MirrorWindow, Payout, Pull, Settlement,
+        SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::StatusEvent,
 };
 use read::Receipts;
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Most blocks read at once while catching up.
 const MAX_RANGE: u64 = 2_000;
+/// Beyond every block: after a reorg to a shorter chain the mirror holds some above its head.
+const END: u64 = u64::MAX >> 1;
 /// How long to wait for a new head before looking anyway.
 const POLL: Duration = Duration::from_secs(5);
-
-/// Between a round that met another writer and the next.
-const CONFLICT_DELAY: Duration = Duration::from_millis(20);
 
 /// Why the watcher could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -73,16 +74,16 @@ impl Watcher {
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), WatcherError> {
         let mut receipts = Receipts::default();
+        let mut contention = Contention::default();
         while !stop.is_cancelled() {
             match self.tick(&mut receipts).await {
                 // Behind: go on at once.
                 Ok(true) => continue,
-                Ok(false) => {}
+                Ok(false) => contention.over(),
                 Err(error) if error.is_lease_lost() => return Err(error),
-                // Somebody moved a settlement in between; on to the next snapshot.
+                // Somebody moved a settlement in between.
                 Err(WatcherError::Ledger(error)) if error.is_conflict() => {
-                    tracing::debug!(%error, "watcher: starting over");
-                    tokio::time::sleep(CONFLICT_DELAY).await;
+                    contention.again("watcher", &error).await;
                     continue;
                 }
                 Err(error) => {
@@ -106,19 +107,51 @@ impl Watcher {
         let head = seen.head.number();
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
-        let cursor = tx.mirror_cursor(chain_id, address).await?.unwrap_or(first_block);
+        let cursor = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(first_block);
         drop(tx);
-        let window_start = head.saturating_add(1).saturating_sub(self.window);
-        let from = cursor.min(window_start).max(first_block);
+        let end = cursor.min(head.saturating_add(1));
+        let from = end.saturating_sub(self.window).max(first_block);
         let to = head.min(from.saturating_add(MAX_RANGE - 1));
         if from > to {
             return Ok(false);
         }
         let window = self.read(from, to, receipts).await?;
+        self.check_gone(&window).await?;
         if self.store(window).await? {
             self.ledger.signal(Topic::Settlements);
         }
         Ok(to < head)
+    }
+
+    /// What the mirror holds and the reading lacks must have lost its block.
+    async fn check_gone(&self, window: &MirrorWindow) -> Result<(), WatcherError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let mut tx = self.ledger.read().await?;
+        let pulls = tx.pulls(chain_id, address, window.from, END).await?;
+        let payouts = tx.payouts(chain_id, address, window.from, END).await?;
+        let logs = tx.splitter_logs(chain_id, address, window.from, END).await?;
+        drop(tx);
+        let places = |pulls: &[Pull], payouts: &[Payout], logs: &[SplitterLog]| {
+            let all = pulls.iter().map(|pull| pull.at);
+            let all = all.chain(payouts.iter().map(|payout| payout.at));
+            all.chain(logs.iter().map(|log| log.at)).collect::<Vec<LogRef>>()
+        };
+        let found = places(&window.pulls, &window.payouts, &window.logs);
+        let gone = places(&pulls, &payouts, &logs).into_iter().filter(|at| !found.contains(at));
+        let blocks: BTreeSet<_> = gone.map(|at| (at.block_number, at.block_hash)).collect();
+        for (number, hash) in blocks {
+            match self.chain.head(BlockTag::Number(number)).await {
+                Ok(block) if block.hash == hash => {
+                    return Err(WatcherError::Inconsistent(format!(
+                        "logs of block {number} are gone, but block {hash} is not"
+                    )));
+                }
+                // Another block there, or none yet.
+                Ok(_) | Err(ChainError::Malformed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the range in the mirror. True when something new came in.
@@ -127,13 +160,14 @@ impl Watcher {
         let (from, to) = (window.from, window.to);
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let old_pulls = tx.pulls(chain_id, address, from, to).await?;
-        let old_payouts = tx.payouts(chain_id, address, from, to).await?;
-        let old_logs = tx.splitter_logs(chain_id, address, from, to).await?;
+        let old_pulls = tx.pulls(chain_id, address, from, END).await?;
+        let old_payouts = tx.payouts(chain_id, address, from, END).await?;
+        let old_logs = tx.splitter_logs(chain_id, address, from, END).await?;
 
         self.drop_lost(&mut tx, &window).await?;
         for pull in &mut window.pulls {
-            self.attribute(&mut tx, pull).await?;
+            let is_new = !old_pulls.iter().any(|old| old.at == pull.at);
+            self.attribute(&mut tx, pull, is_new).await?;
         }
         // Only what changed is written again.
         let changed =
@@ -159,7 +193,7 @@ impl Watcher {
     /// Settlements whose pull is not in the range any more lost it to a reorg.
     async fn drop_lost(&self, tx: &mut Tx, window: &MirrorWindow) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let query = SettlementQuery::PulledIn { from: window.from, to: window.to };
+        let query = SettlementQuery::PulledIn { from: window.from, to: END };
         for settlement in tx.settlements(chain_id, address, query).await? {
             let kept = window.pulls.iter().any(|pull| Some(pull.at) == settlement.pull);
             if !kept {
@@ -171,7 +205,12 @@ impl Watcher {
     }
 
     /// Finds the settlement that an inflow pays.
-    async fn attribute(&self, tx: &mut Tx, pull: &mut Pull) -> Result<(), WatcherError> {
+    async fn attribute(
+        &self,
+        tx: &mut Tx,
+        pull: &mut Pull,
+        is_new: bool,
+    ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, asset, .. } = self.splitter;
         let Some(nonce) = pull.nonce else { return Ok(()) };
         let Some(settlement) =
@@ -181,10 +220,12 @@ impl Watcher {
         };
         if settlement.status.is_void() {
             // Money for a payment that was given up: suspense, and a human.
-            tracing::error!(
-                payment = %settlement.id, tx_hash = %pull.at.tx_hash,
-                "ALARM: money came in for a payment that is {}", settlement.status
-            );
+            if is_new {
+                tracing::error!(
+                    payment = %settlement.id, tx_hash = %pull.at.tx_hash,
+                    "ALARM: money came in for a payment that is {}", settlement.status
+                );
+            }
             return Ok(());
         }
         pull.settlement = Some(settlement.id);

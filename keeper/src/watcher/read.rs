@@ -36,12 +36,11 @@ impl Watcher {
         let node = self.chain.pinned().await?;
         let head = node.head(BlockTag::Number(to)).await?;
 
-        let range = Filter::new().from_block(from).to_block(to);
         let transfers =
-            range.clone().address(asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
-        let incoming = node.logs(&transfers.clone().topic2(address)).await?;
-        let outgoing = node.logs(&transfers.topic1(address)).await?;
-        let own = node.logs(&range.address(address)).await?;
+            Filter::new().address(asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
+        let incoming = node.logs(&transfers.clone().topic2(address), from, to).await?;
+        let outgoing = node.logs(&transfers.topic1(address), from, to).await?;
+        let own = node.logs(&Filter::new().address(address), from, to).await?;
 
         let mut window = MirrorWindow { from, to, head_hash: head.hash, ..MirrorWindow::default() };
         let mut times = BTreeMap::new();

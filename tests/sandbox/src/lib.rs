@@ -1,7 +1,7 @@
 //! Everything around the keeper that a demo or a test needs, on this machine alone: a local Base
 //! ([`Anvil`]), the contracts on it ([`Contracts`]), a double of AWS KMS ([`KmsDouble`]), a
 //! throwaway PostgreSQL ([`Postgres`]) and a provider to sell something ([`SampleProvider`]); a
-//! [`Stack`] is all of them at once, with a daemon's configuration.
+//! [`Stack`] is all of them at once, with a daemon's configuration. [`RpcProxy`] makes a node lie.
 //!
 //! The real thing runs wherever it can be had. Two doubles exist because theirs cannot: KMS and
 //! Circle's USDC; both are as strict as what they stand for.
@@ -14,6 +14,7 @@ mod guard;
 mod kms;
 mod postgres;
 mod provider;
+mod proxy;
 mod stack;
 mod tools;
 
@@ -22,5 +23,6 @@ pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
 pub use kms::{KmsCredentials, KmsDouble};
 pub use postgres::Postgres;
 pub use provider::SampleProvider;
+pub use proxy::{RpcFault, RpcProxy};
 pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;

@@ -348,7 +348,10 @@ impl Daemon {
     /// pause and wake it.
     pub async fn signal(&self, name: &str) -> eyre::Result<()> {
         let id = fs::read_to_string(&self.pid)?;
-        let status = Command::new("kill").args(["-s", name, id.trim()]).status().await?;
+        // The shell's own kill: the program is in a package that small systems lack.
+        let script = "kill -s \"$1\" \"$2\"";
+        let status =
+            Command::new("sh").args(["-c", script, "sh", name, id.trim()]).status().await?;
         eyre::ensure!(status.success(), "no such process: {id}");
         Ok(())
     }

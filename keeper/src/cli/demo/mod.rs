@@ -21,7 +21,7 @@ use report::Report;
 use sandbox::{Daemon, Postgres, Stack, StackOptions, Tools};
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use url::Url;
@@ -47,6 +47,9 @@ pub(super) struct Demo {
     /// Where the ledger is.
     #[arg(long, value_enum, default_value = "sqlite")]
     database: Database,
+    /// Where everything is written; in the checkout's target/, since forge may write nowhere else.
+    #[arg(long, default_value = "target/demo")]
+    folder: PathBuf,
 }
 
 /// Where the demo's ledger is.
@@ -68,9 +71,14 @@ impl Demo {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let started = Instant::now();
         let tools = Tools::find(&env::current_dir()?)?;
-        let folder = tools.root().join("target/demo");
+        let folder = tools.root().join(&self.folder);
+        if !folder.starts_with(tools.root().join("target")) {
+            return Err(Exit::misconfigured(eyre::eyre!("--folder must lie in target/")));
+        }
+        let _lock = lock(&folder)?;
         if folder.exists() {
-            fs::remove_dir_all(&folder).wrap_err("cannot clear target/demo")?;
+            fs::remove_dir_all(&folder)
+                .wrap_err_with(|| format!("cannot clear {}", folder.display()))?;
         }
         let progress = Progress::new();
 
@@ -120,6 +128,19 @@ impl Demo {
         report.verdict()?;
         Ok(())
     }
+}
+
+/// Keeps a second demo out of the folder of one that runs.
+fn lock(folder: &Path) -> eyre::Result<fs::File> {
+    let path = folder.with_extension("lock");
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let file = fs::File::create(&path)?;
+    file.try_lock().map_err(|_| {
+        eyre::eyre!("another demo runs in {}; end it, or take another --folder", folder.display())
+    })?;
+    Ok(file)
 }
 
 /// Has every agent make its calls.

@@ -165,7 +165,7 @@ fn payments(settlements: &[Settlement]) -> Table {
 }
 
 fn usdc(micro: u64) -> String {
-    format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000)
+    reconcile::usdc(i128::from(micro))
 }
 
 /// Enough of a hash to find it.

@@ -1,0 +1,273 @@
+//! Intents: work that a transaction must do, and when it is looked at next.
+
+use super::{
+    Lease, LedgerError, Result, Tx,
+    columns::{address, bigint, hash, hex, now, unsigned, word},
+    query::{execute, fetch_all, fetch_optional},
+};
+use crate::lifecycle::words;
+use alloy::primitives::{Address, B256, Bytes};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What an intent wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntentKind {
+    /// Pull an authorization.
+    Pull,
+    /// Record a pulled payment.
+    Record,
+    /// Split what is recorded of a capability.
+    Split,
+}
+
+words!(IntentKind {
+    Pull => "pull",
+    Record => "record",
+    Split => "split",
+});
+
+/// How far an intent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntentState {
+    /// Waits for an account nonce.
+    Open,
+    /// Has a transaction.
+    Claimed,
+    /// That transaction is mined with success.
+    Included,
+    /// And final.
+    Done,
+    /// That transaction reverted.
+    Reverted,
+    /// Nothing will be done.
+    Cancelled,
+    /// Waits for a human.
+    Held,
+}
+
+words!(IntentState {
+    Open => "open",
+    Claimed => "claimed",
+    Included => "included",
+    Done => "done",
+    Reverted => "reverted",
+    Cancelled => "cancelled",
+    Held => "held",
+});
+
+/// Work for the outbox.
+#[derive(Debug, Clone)]
+pub struct NewIntent {
+    /// Chain.
+    pub chain_id: u64,
+    /// The Splitter that it concerns.
+    pub splitter: Address,
+    /// Who must sign.
+    pub signer: Address,
+    /// What.
+    pub kind: IntentKind,
+    /// For which payment; a split has none.
+    pub settlement: Option<Uuid>,
+    /// For which capability.
+    pub splitter_capability_id: B256,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+}
+
+/// Open work as stored.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Id of the row.
+    pub id: i64,
+    /// How often it was put off because it would have reverted.
+    pub deferrals: u64,
+    /// What.
+    pub kind: IntentKind,
+    /// Contract to call.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// A pull: not mined before this second, it cannot succeed.
+    pub valid_before: Option<u64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct IntentRow {
+    id: i64,
+    deferrals: i64,
+    kind: String,
+    to_address: String,
+    calldata: Vec<u8>,
+    gas_limit: i64,
+    valid_before: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct SplitRow {
+    id: i64,
+    splitter_capability_id: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Number {
+    number: i64,
+}
+
+impl Tx {
+    /// Hands work to the outbox.
+    pub async fn add_intent(&mut self, new: &NewIntent) -> Result<()> {
+        const INSERT: &str = "INSERT INTO intents
+            (chain_id, splitter, signer, kind, settlement_id, splitter_capability_id, to_address,
+             calldata, gas_limit, valid_before, state, due_at_ms, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11, $12)";
+        let due = self.clock_ms().await?;
+        execute!(
+            self,
+            INSERT,
+            bigint("chain id", new.chain_id)?,
+            hex(new.splitter),
+            hex(new.signer),
+            new.kind.as_str(),
+            new.settlement.map(|id| id.to_string()),
+            hex(new.splitter_capability_id),
+            hex(new.to),
+            new.calldata.to_vec(),
+            bigint("gas limit", new.gas_limit)?,
+            new.valid_before.map(|second| bigint("validBefore", second)).transpose()?,
+            due,
+            now(),
+        )?;
+        Ok(())
+    }
+
+    /// Puts the pull of a settlement back to work after its identity was reserved again.
+    pub async fn reopen_pull(&mut self, settlement: Uuid) -> Result<bool> {
+        const UPDATE: &str = "UPDATE intents SET state = 'open', reason = NULL, deferrals = 0,
+            due_at_ms = $1 WHERE settlement_id = $2 AND kind = 'pull' AND state = 'cancelled'";
+        let due = self.clock_ms().await?;
+        Ok(execute!(self, UPDATE, due, settlement.to_string())? == 1)
+    }
+
+    /// Open work of a signer that is due, whatever has waited longest first. A record is due only
+    /// while its pull is on the chain.
+    pub async fn due_intents(
+        &mut self,
+        chain_id: u64,
+        signer: Address,
+        limit: u64,
+    ) -> Result<Vec<Intent>> {
+        const SELECT: &str = "SELECT id, deferrals, kind, to_address, calldata, gas_limit,
+            valid_before FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
+            AND due_at_ms <= $3 AND (kind <> 'record' OR EXISTS (
+                SELECT 1 FROM x402_settlements s WHERE s.id = intents.settlement_id
+                AND s.status IN ('facilitator_attested', 'chain_confirmed')))
+            ORDER BY due_at_ms, id LIMIT $4";
+        let chain = bigint("chain id", chain_id)?;
+        let limit = bigint("limit", limit)?;
+        let clock = self.clock_ms().await?;
+        let rows = fetch_all!(self, IntentRow, SELECT, chain, hex(signer), clock, limit)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Intent {
+                    id: row.id,
+                    deferrals: unsigned("intents.deferrals", row.deferrals)?,
+                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
+                    to: address("intents.to_address", &row.to_address)?,
+                    calldata: row.calldata.into(),
+                    gas_limit: unsigned("intents.gas_limit", row.gas_limit)?,
+                    valid_before: row
+                        .valid_before
+                        .map(|second| unsigned("intents.valid_before", second))
+                        .transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Gives up work that was not begun.
+    pub async fn cancel_intent(&mut self, intent: i64, reason: &str) -> Result<()> {
+        const UPDATE: &str =
+            "UPDATE intents SET state = 'cancelled', reason = $1 WHERE id = $2 AND state = 'open'";
+        let rows = execute!(self, UPDATE, reason, intent)?;
+        one(rows, intent)
+    }
+
+    /// Puts off work that would revert now.
+    pub async fn defer_intent(
+        &mut self,
+        lease: &Lease,
+        intent: i64,
+        delay: Duration,
+        reason: &str,
+    ) -> Result<()> {
+        const UPDATE: &str = "UPDATE intents SET deferrals = deferrals + 1, due_at_ms = $1,
+            reason = $2 WHERE id = $3 AND state = 'open'";
+        self.hold_lease(lease).await?;
+        let delay = bigint("delay", delay.as_millis())?;
+        let due = self.clock_ms().await?.saturating_add(delay);
+        let rows = execute!(self, UPDATE, due, reason, intent)?;
+        one(rows, intent)
+    }
+
+    /// Keeps the record of a payment for a human, unless it is on its way already. True when it
+    /// was not begun.
+    pub async fn hold_record(&mut self, settlement: Uuid, reason: &str) -> Result<bool> {
+        const UPDATE: &str = "UPDATE intents SET state = 'held', reason = $1
+            WHERE settlement_id = $2 AND kind = 'record' AND state = 'open'";
+        Ok(execute!(self, UPDATE, reason, settlement.to_string())? == 1)
+    }
+
+    /// Splits that wait for an account nonce, with their capabilities.
+    pub async fn open_splits(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Vec<(i64, B256)>> {
+        const SELECT: &str = "SELECT id, splitter_capability_id FROM intents
+            WHERE kind = 'split' AND chain_id = $1 AND splitter = $2 AND state = 'open'";
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, SplitRow, SELECT, chain, hex(splitter))?;
+        rows.into_iter()
+            .map(|row| {
+                let column = "intents.splitter_capability_id";
+                Ok((row.id, hash(column, &row.splitter_capability_id)?))
+            })
+            .collect()
+    }
+
+    /// Whether a split of this capability is under way: not mined yet, or mined in a block that the
+    /// mirror, whose next block is `mirrored`, does not hold yet. In between it has divided what
+    /// still looks undivided here.
+    pub async fn split_is_pending(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        capability: B256,
+        mirrored: u64,
+    ) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM intents i WHERE i.kind = 'split'
+            AND i.chain_id = $1 AND i.splitter = $2 AND i.splitter_capability_id = $3
+            AND (i.state IN ('open', 'claimed') OR EXISTS (
+                SELECT 1 FROM transaction_intents ti
+                JOIN transactions t ON t.id = ti.transaction_id
+                WHERE ti.intent_id = i.id AND t.block_number >= $4))";
+        let chain = bigint("chain id", chain_id)?;
+        let next = bigint("block number", mirrored)?;
+        let (at, capability) = (hex(splitter), hex(capability));
+        let row = fetch_optional!(self, Number, SELECT, chain, at, capability, next)?;
+        Ok(row.is_some_and(|row| row.number > 0))
+    }
+}
+
+fn one(rows: u64, intent: i64) -> Result<()> {
+    if rows == 1 { Ok(()) } else { Err(LedgerError::Conflict(format!("intent {intent}"))) }
+}

@@ -1,0 +1,55 @@
+//! The documents say what the program does.
+
+use crate::support::tools;
+use std::{fs, path::Path};
+
+/// Every file under a folder.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// An operator who is woken by an alarm finds its words in the guide.
+#[test]
+fn every_alarm_is_explained() {
+    let root = tools().root().to_owned();
+    let guide = fs::read_to_string(root.join("docs/operators.md")).unwrap();
+    let mut alarms = 0;
+    for file in files(&root.join("keeper/src")) {
+        let source = fs::read_to_string(&file).unwrap();
+        for alarm in source.split("\"ALARM: ").skip(1) {
+            let words = alarm.split(['"', '{', '\\', ';', ':']).next().unwrap().trim();
+            alarms += 1;
+            let first = words.split(", ").next().unwrap();
+            assert!(guide.contains(first), "{}: {words:?} is not explained", file.display());
+        }
+    }
+    assert!(alarms > 10, "no alarms were found: the search is wrong");
+}
+
+/// The documents' links lead somewhere.
+#[test]
+fn links_lead_to_files() {
+    let root = tools().root().to_owned();
+    let mut documents = files(&root.join("docs"));
+    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    for document in documents.iter().filter(|path| path.extension().is_some_and(|e| e == "md")) {
+        let text = fs::read_to_string(document).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{}: {target} leads nowhere", document.display());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The outbox's tables: work, account nonces, envelopes, leases; and deliveries.
+
+use super::*;
+
+#[tokio::test]
+async fn a_payment_is_handed_to_the_outbox_once() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+        let error = add_record(&db.ledger, &settlement).await.unwrap_err();
+        assert!(error.is_duplicate(), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn account_nonces_are_allocated_without_gap_or_repeat() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        let mut nonces = Vec::new();
+        for n in 0..5u8 {
+            let payer = PrivateKeySigner::random();
+            let new = payment(&draft(&payer), "request-1", 1);
+            let settlement = paid(&db.ledger, &new, u64::from(n) + 1).await;
+            add_record(&db.ledger, &settlement).await.unwrap();
+            let mut tx = db.ledger.begin().await.unwrap();
+            let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
+            let nonce = tx.plan(&lease, 84_532, SIGNER, &intents[0]).await.unwrap();
+            if n == 2 {
+                // A crash before the commit: nothing happened.
+                drop(tx);
+                let mut tx = db.ledger.begin().await.unwrap();
+                let again = tx.plan(&lease, 84_532, SIGNER, &intents[0]).await.unwrap();
+                assert_eq!(again, nonce);
+                tx.commit().await.unwrap();
+            } else {
+                tx.commit().await.unwrap();
+            }
+            nonces.push(nonce);
+        }
+        assert_eq!(nonces, [7, 8, 9, 10, 11]);
+        let mut tx = db.ledger.read().await.unwrap();
+        assert_eq!(tx.pending_transactions(84_532, SIGNER).await.unwrap(), 5);
+    })
+    .await;
+}
+
+/// An old leader that wakes up after another took over can neither allocate nor persist.
+#[tokio::test]
+async fn a_stale_leader_cannot_write() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        let old = lead(&db.ledger, "a").await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+
+        let mut tx = db.ledger.begin().await.unwrap();
+        assert!(tx.acquire_lease("chain:84532", "b", TTL).await.unwrap().is_none(), "held");
+        tx.release_lease(&old).await.unwrap();
+        tx.commit().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let new = lead(&db.ledger, "b").await;
+        assert_eq!(new.epoch, old.epoch + 1);
+
+        let mut tx = db.ledger.begin().await.unwrap();
+        let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
+        let error = tx.plan(&old, 84_532, SIGNER, &intents[0]).await.unwrap_err();
+        assert!(error.is_lease_lost(), "{error}");
+        let error = tx.renew_lease(&old, TTL).await.unwrap_err();
+        assert!(error.is_lease_lost(), "{error}");
+        tx.plan(&new, 84_532, SIGNER, &intents[0]).await.unwrap();
+        let unsigned = tx.unsigned(84_532, SIGNER).await.unwrap();
+        let error = tx.add_envelope(&old, unsigned[0].id, &envelope(1)).await.unwrap_err();
+        assert!(error.is_lease_lost(), "{error}");
+        // Releasing what is not ours any more changes nothing.
+        tx.release_lease(&old).await.unwrap();
+        assert!(tx.lease_is_held("chain:84532").await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_final_transaction_stays_as_it_is() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        let lease = lead(&db.ledger, "a").await;
+        sign(&db.ledger, &lease, &settlement, 1).await;
+        let mut tx = db.ledger.begin().await.unwrap();
+        let outgoing = tx.outgoing(84_532, SIGNER).await.unwrap();
+        assert_eq!(outgoing[0].envelopes[0].hash, B256::repeat_byte(1));
+        let latest = tx.latest_envelope(settlement.id, IntentKind::Record).await.unwrap();
+        assert_eq!(latest, Some(B256::repeat_byte(1)));
+        let parked = Standing { state: TransactionState::Parked, is_final: true };
+        tx.set_standing(&lease, &outgoing[0], parked, None).await.unwrap();
+        let error = tx.set_standing(&lease, &outgoing[0], parked, None).await.unwrap_err();
+        assert!(matches!(error, LedgerError::Conflict(_)), "{error}");
+        assert!(tx.outgoing(84_532, SIGNER).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+/// What would revert is put off behind what is due, each time for longer; what is held is not due.
+#[tokio::test]
+async fn work_that_is_put_off_makes_room() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        let mut settlements = Vec::new();
+        for n in 0..3 {
+            let payer = PrivateKeySigner::random();
+            let new = payment(&draft(&payer), &format!("request-{n}"), 1);
+            let settlement = paid(&db.ledger, &new, n + 1).await;
+            add_record(&db.ledger, &settlement).await.unwrap();
+            settlements.push(settlement);
+        }
+        let due = || async {
+            let mut tx = db.ledger.read().await.unwrap();
+            tx.due_intents(84_532, SIGNER, 10).await.unwrap()
+        };
+        let all: Vec<_> = due().await.iter().map(|intent| intent.id).collect();
+        assert_eq!(all.len(), 3);
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.defer_intent(&lease, all[0], Duration::from_millis(500), "reverts").await.unwrap();
+        assert!(tx.hold_record(settlements[1].id, "for a human").await.unwrap());
+        assert!(!tx.hold_record(settlements[1].id, "again").await.unwrap(), "it is held already");
+        tx.commit().await.unwrap();
+        assert_eq!(due().await.iter().map(|intent| intent.id).collect::<Vec<_>>(), [all[2]]);
+        crate::support::eventually("it is due again", || async { due().await.len() == 2 }).await;
+        let again = due().await;
+        assert_eq!((again[0].id, again[0].deferrals), (all[2], 0), "the other one was first");
+        assert_eq!((again[1].id, again[1].deferrals), (all[0], 1));
+    })
+    .await;
+}
+
+/// A record is due only while its pull is on the chain.
+#[tokio::test]
+async fn a_record_waits_for_its_pull() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+        let due = || async {
+            let mut tx = db.ledger.read().await.unwrap();
+            tx.due_intents(84_532, SIGNER, 10).await.unwrap().len()
+        };
+        assert_eq!(due().await, 1);
+        let mut tx = db.ledger.begin().await.unwrap();
+        let known = tx.settlement(settlement.id).await.unwrap().unwrap();
+        tx.step_status(&known, StatusEvent::PullLost, &json!({})).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(due().await, 0, "a reorg took its pull");
+    })
+    .await;
+}
+
+/// Whoever called the provider last stores the answer; one that comes late but first still counts,
+/// and no refund is due any more.
+#[tokio::test]
+async fn a_delivery_belongs_to_its_last_attempt() {
+    on_both(|db| async move {
+        let payer = PrivateKeySigner::random();
+        let settlement = reserved(&db.ledger, &payment(&draft(&payer), "request-1", 1)).await;
+        let mut tx = db.ledger.begin().await.unwrap();
+        let first = tx.begin_delivery(&settlement, None, true).await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap();
+        assert!(tx.begin_delivery(&settlement, known.as_ref(), true).await.is_err(), "called");
+        tx.fail_delivery(&settlement, first, Failure::Lost, "gone").await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap();
+        assert!(tx.begin_delivery(&settlement, known.as_ref(), false).await.is_err(), "once only");
+        let second = tx.begin_delivery(&settlement, known.as_ref(), true).await.unwrap();
+        assert_eq!((first, second), (1, 2));
+        let late = tx.finish_delivery(&settlement, first, 200, &json!({"late": true})).await;
+        assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
+        tx.fail_delivery(&settlement, second, Failure::Lost, "gone").await.unwrap();
+        tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let known = tx.delivery(settlement.id).await.unwrap().unwrap();
+        assert_eq!(known.state, Delivery::Delivered);
+        assert_eq!((known.response, known.failure), (Some(json!({"late": false})), None));
+    })
+    .await;
+}
