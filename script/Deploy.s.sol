@@ -5,6 +5,8 @@ import {console} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
 import {VmSafe} from "forge-std/Vm.sol";
 import {JecpSplitter} from "../contracts/src/JecpSplitter.sol";
+import {JecpSplitterV2} from "../contracts/src/JecpSplitterV2.sol";
+import {IJecpSplitterV2} from "../contracts/src/interfaces/IJecpSplitterV2.sol";
 import {ISafe, ISplitter, IUsdc} from "./base/ISplitter.sol";
 import {SplitterScript} from "./base/SplitterScript.sol";
 
@@ -283,20 +285,11 @@ contract Deploy is SplitterScript {
             plan.salt = keccak256("JecpSplitter 2");
             plan.arguments =
                 abi.encodePacked(plan.arguments, config.minHubBps, config.minReserveBps);
-            creationCode = _creationCodeOfV2(config.path);
+            creationCode = type(JecpSplitterV2).creationCode;
         }
         plan.initCode = abi.encodePacked(creationCode, plan.arguments);
         plan.predicted =
             vm.computeCreate2Address(plan.salt, keccak256(plan.initCode), CREATE2_FACTORY);
-    }
-
-    /// @dev From the build, not by import, so that a checkout without the contract has the script.
-    function _creationCodeOfV2(string memory path) internal view returns (bytes memory code) {
-        try vm.getCode("JecpSplitterV2.sol:JecpSplitterV2") returns (bytes memory built) {
-            code = built;
-        } catch {
-            _refuseUnless(path, false, "version is \"2\", which is not built; run forge build");
-        }
     }
 
     // ------------------------------------------------------------ after
@@ -353,10 +346,10 @@ contract Deploy is SplitterScript {
     }
 
     function _checkStrangerIsRefused(Config memory config, ISplitter splitter) internal {
-        ISplitter.Batch memory empty;
+        IJecpSplitterV2.Batch memory empty;
         bytes memory call = _equal(config.version, V1)
             ? abi.encodeCall(ISplitter.recordSettlement, (bytes32(0), 1))
-            : abi.encodeCall(ISplitter.settle, (empty, 0));
+            : abi.encodeCall(IJecpSplitterV2.settle, (empty, 0));
         vm.prank(address(0xdead));
         (bool success, bytes memory reason) = address(splitter).call(call);
         require(!success, "Deploy: a stranger could record a settlement");

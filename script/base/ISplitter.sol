@@ -4,22 +4,6 @@ pragma solidity 0.8.37;
 /// @title ISplitter
 /// @notice What the scripts call of a Splitter. Both versions answer all of it but what is marked.
 interface ISplitter {
-    /// @dev Version 2, as in IJecpSplitterV2.
-    struct Payment {
-        uint256 payerAndValue;
-        bytes32 nonce;
-        uint256 terms;
-        bytes32 r;
-        bytes32 vs;
-    }
-
-    /// @dev Version 2, as in IJecpSplitterV2.
-    struct Batch {
-        bytes32[] capabilityIds;
-        Payment[] payments;
-        bytes signatures;
-    }
-
     function register(
         bytes32 capabilityId,
         address provider,
@@ -39,9 +23,6 @@ interface ISplitter {
         uint16 hubBps,
         uint16 reserveBps
     ) external;
-
-    /// @dev Version 2; a stranger is refused before anything of it is read.
-    function settle(Batch calldata batch, uint256 pullGas) external;
 
     function setRelayer(address newRelayer) external;
 
