@@ -5,6 +5,7 @@ import {console} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
 import {VmSafe} from "forge-std/Vm.sol";
 import {JecpSplitter} from "../contracts/src/JecpSplitter.sol";
+import {JecpSplitterV2} from "../contracts/src/JecpSplitterV2.sol";
 import {IJecpSplitterV2} from "../contracts/src/interfaces/IJecpSplitterV2.sol";
 import {ISafe, ISplitter, IUsdc} from "./base/ISplitter.sol";
 import {SplitterScript} from "./base/SplitterScript.sol";
@@ -284,20 +285,11 @@ contract Deploy is SplitterScript {
             plan.salt = keccak256("JecpSplitter 2");
             plan.arguments =
                 abi.encodePacked(plan.arguments, config.minHubBps, config.minReserveBps);
-            creationCode = _creationCodeOfV2(config.path);
+            creationCode = type(JecpSplitterV2).creationCode;
         }
         plan.initCode = abi.encodePacked(creationCode, plan.arguments);
         plan.predicted =
             vm.computeCreate2Address(plan.salt, keccak256(plan.initCode), CREATE2_FACTORY);
-    }
-
-    /// @dev From the build, not by import, so that a checkout without the contract has the script.
-    function _creationCodeOfV2(string memory path) internal view returns (bytes memory code) {
-        try vm.getCode("JecpSplitterV2.sol:JecpSplitterV2") returns (bytes memory built) {
-            code = built;
-        } catch {
-            _refuseUnless(path, false, "version is \"2\", which is not built; run forge build");
-        }
     }
 
     // ------------------------------------------------------------ after

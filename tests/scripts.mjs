@@ -242,17 +242,15 @@ async function main() {
     "newRelayer is the settler",
   );
 
-  step("migrate: export, sign, register, drain");
+  step("migrate to version 2: export, sign, register, approve, drain");
   const second = join(FOLDER, "second");
   mkdirSync(second, { recursive: true });
   const other = join(FOLDER, "second.json");
-  // To version 2 where it is built, else to another JecpSplitter.
-  const isV2 = existsSync(join(ROOT, "contracts/src/JecpSplitterV2.sol"));
-  const shares = isV2 ? { version: "2", minHubBps: 1000, minReserveBps: 500 } : {};
-  write(other, { ...config, ...shares, authorizedSettler: newSettler });
+  const version2 = { version: "2", minHubBps: 1000, minReserveBps: 500 };
+  write(other, { ...config, ...version2, authorizedSettler: newSettler });
   const environmentOfSecond = { DEPLOY_CONFIG: other, DEPLOYMENTS_DIR: second };
   succeeds("Deploy", { signer: unlocked(deployer), environment: environmentOfSecond });
-  const to = read(join(second, "31337.json"))[isV2 ? "JecpSplitterV2" : "JecpSplitter"].address;
+  const to = read(join(second, "31337.json")).JecpSplitterV2.address;
   const migration = join(FOLDER, "migration.json");
   const folder = join(FOLDER, "export");
   write(migration, { chainId: CHAIN_ID, from, to, fromBlock: 0, deadline, folder });
@@ -266,13 +264,9 @@ async function main() {
   write(exported, { ...read(exported), signature: await signed(read(exported), key) });
   succeeds("Migrate", { ...migrate, signature: "register()" });
   const approve = { environment: { REGISTRATION: exported }, signer: unlocked(config.relayer) };
-  if (isV2) {
-    const stranger = { ...approve, signer: unlocked(deployer) };
-    await refuses("Approve", stranger, "is not the Splitter's relayer");
-    succeeds("Approve", approve);
-  } else {
-    await refuses("Approve", approve, "splitter is version 1.1.1");
-  }
+  const stranger = { ...approve, signer: unlocked(deployer) };
+  await refuses("Approve", stranger, "is not the Splitter's relayer");
+  succeeds("Approve", approve);
   assert.equal((await call(to, "capabilities", [echo]))[0], provider);
 
   const mint = encodeFunctionData({ abi: token, functionName: "mint", args: [from, 200_000n] });

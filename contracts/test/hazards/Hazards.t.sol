@@ -262,6 +262,18 @@ contract HazardsTest is SplitterBase {
         assertEq(usdc.balanceOf(networkReserve), 10_000);
     }
 
+    /// @dev What is pulled and not recorded goes by the shares at its record: a provider who
+    /// re-registers in between takes all of it. A keeper reads the shares right before it records.
+    function test_H14_Limit_ReregistrationBeforeTheRecordTakesTheShares() public {
+        pull(PRICE);
+        vm.prank(provider.addr);
+        splitter.deactivate(CAPABILITY);
+        registerWith(CAPABILITY, [uint16(10_000), 0, 0], "n2");
+        record(CAPABILITY, PRICE);
+        splitter.splitFor(CAPABILITY, payer);
+        assertEq(usdc.balanceOf(provider.addr), PRICE);
+    }
+
     /// @dev Money pulled for a capability that ends before its record is not lost: the settler
     /// records it to a refund capability of the hub.
     function test_H15_Limit_PullBeforeDeactivationIsRecoveredByARefundCapability() public {

@@ -180,7 +180,6 @@ contract DeployTest is ScriptBase {
         refuses("minHubBps is missing");
     }
 
-    /// @dev Runs once JecpSplitterV2 lies in contracts/src.
     function test_Version2_DeploysBesideVersion1() public {
         begin("version-2-deploys");
         script.deploy(config, folder);
