@@ -30,6 +30,8 @@ impl Default for AnvilOptions {
 pub struct Anvil {
     url: String,
     client: reqwest::Client,
+    /// Anvil gives two calls at once from one account the same account nonce.
+    sending: tokio::sync::Mutex<()>,
     _process: Guarded,
 }
 
@@ -64,6 +66,7 @@ impl Anvil {
         Ok(Self {
             url: format!("http://{address}"),
             client: reqwest::Client::new(),
+            sending: tokio::sync::Mutex::new(()),
             _process: process,
         })
     }
@@ -97,7 +100,9 @@ impl Anvil {
     /// Sends a transaction from an unlocked account and waits until it is mined with success.
     pub async fn send(&self, from: Address, to: Address, input: &Bytes) -> eyre::Result<()> {
         let transaction = json!({"from": from, "to": to, "input": input});
+        let turn = self.sending.lock().await;
         let hash = self.rpc("eth_sendTransaction", json!([transaction])).await?;
+        drop(turn);
         loop {
             let receipt = self.rpc("eth_getTransactionReceipt", json!([hash])).await?;
             if receipt["status"] == "0x1" {
@@ -110,9 +115,18 @@ impl Anvil {
         }
     }
 
-    /// The first of anvil's unlocked accounts; it has ether.
-    pub async fn first_account(&self) -> eyre::Result<Address> {
+    /// Two of anvil's unlocked accounts; they have ether.
+    pub async fn accounts(&self) -> eyre::Result<[Address; 2]> {
         let accounts = self.rpc("eth_accounts", json!([])).await?;
-        Ok(serde_json::from_value(accounts[0].clone())?)
+        Ok([
+            serde_json::from_value(accounts[0].clone())?,
+            serde_json::from_value(accounts[1].clone())?,
+        ])
+    }
+
+    /// The first of them.
+    pub async fn first_account(&self) -> eyre::Result<Address> {
+        let [first, _] = self.accounts().await?;
+        Ok(first)
     }
 }

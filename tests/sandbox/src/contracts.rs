@@ -71,6 +71,8 @@ pub struct Contracts {
     tools: Tools,
     folder: PathBuf,
     minter: Address,
+    /// Signs for forge scripts, which count its account nonces themselves: nobody else may.
+    deployer: Address,
     /// The token.
     pub usdc: Address,
     /// The Splitter.
@@ -88,7 +90,7 @@ impl Contracts {
         roles: &Roles,
     ) -> eyre::Result<Self> {
         fs::create_dir_all(folder)?;
-        let minter = anvil.first_account().await?;
+        let [minter, deployer] = anvil.accounts().await?;
         build(tools).await?;
         let artifact = tools.root().join("out/UsdcDouble.sol/UsdcDouble.json");
         let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
@@ -115,6 +117,7 @@ impl Contracts {
             tools: tools.clone(),
             folder: folder.to_owned(),
             minter,
+            deployer,
             usdc: USDC_BASE_SEPOLIA,
             splitter: Address::ZERO,
         };
@@ -152,7 +155,7 @@ impl Contracts {
         anvil.send(self.minter, self.usdc, &mint.abi_encode().into()).await
     }
 
-    /// Runs a forge script with broadcast, signed by anvil's first account.
+    /// Runs a forge script with broadcast, signed by anvil's second account.
     ///
     /// # Errors
     /// With everything that forge wrote when the script refuses.
@@ -167,7 +170,7 @@ impl Contracts {
             .current_dir(self.tools.root())
             .args(["script", script, "--broadcast", "--unlocked", "--slow", "--rpc-url"])
             .arg(anvil.url())
-            .args(["--sender", &self.minter.to_string()])
+            .args(["--sender", &self.deployer.to_string()])
             // Runs side by side must not write the same files.
             .env("FOUNDRY_BROADCAST", self.folder.join("broadcast"))
             .envs(environment.iter().copied());
