@@ -65,7 +65,8 @@ impl Anvil {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self {
             url: format!("http://{address}"),
-            client: reqwest::Client::new(),
+            // A connection ends with the runtime that opened it, and tests have one each.
+            client: reqwest::Client::builder().pool_max_idle_per_host(0).build()?,
             sending: tokio::sync::Mutex::new(()),
             _process: process,
         })
@@ -101,7 +102,16 @@ impl Anvil {
     pub async fn send(&self, from: Address, to: Address, input: &Bytes) -> eyre::Result<()> {
         let transaction = json!({"from": from, "to": to, "input": input});
         let turn = self.sending.lock().await;
-        let hash = self.rpc("eth_sendTransaction", json!([transaction])).await?;
+        let hash = loop {
+            match self.rpc("eth_sendTransaction", json!([&transaction])).await {
+                Ok(hash) => break hash,
+                // While it mines a block it may hand out an account nonce that is taken.
+                Err(error) if error.to_string().contains("replacement transaction underpriced") => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         drop(turn);
         loop {
             let receipt = self.rpc("eth_getTransactionReceipt", json!([hash])).await?;
