@@ -53,7 +53,8 @@ contract JecpSplitterV2 is IJecpSplitterV2, EIP712, ReentrancyGuardTransient {
     }
 
     /// @dev What a batch adds up. One word of the bitmap is held back, since numbers of a batch are
-    /// mostly neighbours; nothing can read or write it meanwhile, the lock is taken.
+    /// mostly neighbours. Nothing can write it meanwhile, the lock is taken; the view `isBooked`,
+    /// asked by a payer's code in the middle of a batch, may be behind.
     struct Tally {
         uint256 wordIndex;
         uint256 word;

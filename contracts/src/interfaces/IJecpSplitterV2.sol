@@ -14,8 +14,8 @@ pragma solidity 0.8.37;
 ///   given in the call, so that a repricing does not brick anything;
 /// - it may be paused, and any address may be blacklisted. A blacklisted recipient is escrowed; a
 ///   blacklisted Splitter cannot be paid and cannot pay;
-/// - one `transfer` costs less than 400,000 gas. Above that, a caller who starves a push could have
-///   a healthy recipient escrowed (H6);
+/// - one `transfer` costs less than 200,000 gas. Above that, a caller who starves a push could have
+///   a healthy recipient escrowed (H6): a push behind the token's proxy leaves 1/32 of its gas;
 /// - it does not call back. Reentrancy is guarded all the same (one transient lock).
 ///
 /// A payment has two identities. On the chain it is (payer, authorization nonce), which the token

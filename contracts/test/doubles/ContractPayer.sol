@@ -13,7 +13,9 @@ contract ContractPayer {
         Rejecting,
         BurningGas,
         RevertingWithMuchData,
-        ReturningMuchData
+        ReturningMuchData,
+        RevertingWithYes,
+        AnsweringInFourBytes
     }
 
     address internal immutable OWNER;
@@ -50,6 +52,18 @@ contract ContractPayer {
             assembly {
                 mstore(0, 0x1626ba7e00000000000000000000000000000000000000000000000000000000)
                 return(0, 50000)
+            }
+        }
+        if (mood == Mood.RevertingWithYes) {
+            assembly {
+                mstore(0, 0x1626ba7e00000000000000000000000000000000000000000000000000000000)
+                revert(0, 32)
+            }
+        }
+        if (mood == Mood.AnsweringInFourBytes) {
+            assembly {
+                mstore(0, 0x1626ba7e00000000000000000000000000000000000000000000000000000000)
+                return(0, 4)
             }
         }
         bytes memory inner = signature;

@@ -21,8 +21,12 @@ contract V2RecordTest is V2Base {
     }
 
     function test_WhenBatchIsEmpty_DoesNothing() public {
+        usdc.mint(address(splitter), 7);
+        vm.recordLogs();
         record(batchOf(0));
         refund(batchOf(0));
+        assertEq(vm.getRecordedLogs().length, 0);
+        assertBalances(0, 0, 0, 7);
     }
 
     // ------------------------------------------------------------ record
