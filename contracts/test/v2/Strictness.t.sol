@@ -11,25 +11,70 @@ import {V2Base} from "./V2Base.t.sol";
 contract V2StrictnessTest is V2Base {
     bool internal wasBooked;
 
-    /// @dev A wrapped signature takes another way to the token; its gas is guarded as well.
-    function test_ScanOfGasLimits_LongSignaturesLoseNoPayment() public {
+    /// @dev A pull so dear leaves enough in its 1/64 to report a failure that is none. It gets its
+    /// whole limit, to the last unit, or the transaction reverts.
+    function test_ScanOfGasLimits_AtTheLastUnit() public {
         (ContractPayer wallet, Terms memory t) = walletTerms(3);
         wallet.setMood(ContractPayer.Mood.Slow);
-        IJecpSplitterV2.Batch memory batch = wrapped(t);
-        uint256 pullGas = 1_150_000;
-        bytes memory call = abi.encodeCall(IJecpSplitterV2.settle, (batch, pullGas));
-        uint256 reverted;
-        uint256 settled;
-        for (uint256 limit = 1_100_000; limit < 1_450_000; limit += 499) {
-            uint256 state = vm.snapshotState();
-            vm.prank(settler);
-            (bool success,) = address(splitter).call{gas: limit}(call);
-            assertEq(usdc.balanceOf(provider.addr), success ? 170_000 : 0);
-            success ? ++settled : ++reverted;
-            vm.revertToState(state);
+        assertNeverLost(batchOf(sign(t)));
+    }
+
+    /// @dev A wrapped signature takes another way to the token; its gas is guarded as well.
+    function test_ScanOfGasLimits_AtTheLastUnit_LongSignature() public {
+        (ContractPayer wallet, Terms memory t) = walletTerms(3);
+        wallet.setMood(ContractPayer.Mood.Slow);
+        assertNeverLost(wrapped(t));
+    }
+
+    function assertNeverLost(IJecpSplitterV2.Batch memory batch) internal {
+        // The least limit with which the pull succeeds.
+        uint256 tooLittle = 900_000;
+        uint256 pullGas = 1_400_000;
+        while (pullGas - tooLittle > 1) {
+            uint256 middle = (tooLittle + pullGas) / 2;
+            (, uint256 paid,) = settleWith(batch, middle, 5_000_000);
+            if (paid != 0) pullGas = middle;
+            else tooLittle = middle;
         }
-        assertGt(reverted, 50);
-        assertGt(settled, 50);
+        for (uint256 limit = 500_000; limit < 1_500_000; limit += 9973) {
+            assertPaidIfPassed(batch, pullGas, limit);
+        }
+        // Where the guard lets it through for the first time.
+        uint256 refused = 100_000;
+        uint256 passed = 5_000_000;
+        while (passed - refused > 1) {
+            uint256 middle = (refused + passed) / 2;
+            (,, bytes memory reason) = settleWith(batch, pullGas, middle);
+            if (bytes4(reason) == IJecpSplitterV2.InsufficientGas.selector || middle < pullGas) {
+                refused = middle;
+            } else {
+                passed = middle;
+            }
+        }
+        for (uint256 limit = passed; limit < passed + 1000; limit += 7) {
+            assertPaidIfPassed(batch, pullGas, limit);
+        }
+    }
+
+    function assertPaidIfPassed(IJecpSplitterV2.Batch memory batch, uint256 pullGas, uint256 limit)
+        internal
+    {
+        (bool success, uint256 paid,) = settleWith(batch, pullGas, limit);
+        assertEq(paid, success ? 170_000 : 0, "a payment was lost");
+    }
+
+    /// @dev What the provider gets of a batch in a transaction with so much gas; then it is undone.
+    function settleWith(IJecpSplitterV2.Batch memory batch, uint256 pullGas, uint256 limit)
+        internal
+        returns (bool success, uint256 paid, bytes memory reason)
+    {
+        uint256 state = vm.snapshotState();
+        vm.prank(settler);
+        (success, reason) = address(splitter).call{gas: limit}(
+            abi.encodeCall(IJecpSplitterV2.settle, (batch, pullGas))
+        );
+        paid = usdc.balanceOf(provider.addr);
+        vm.revertToState(state);
     }
 
     function test_GivenAPayerWhoRevertsWithYes_WhenRecorded_Skips() public {
