@@ -23,6 +23,7 @@ demo: $(TOOLS)
 
 test: $(TOOLS)
 	$(FORGE) test
+	node tests/gas-tables.mjs
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES)
 

@@ -37,7 +37,7 @@ abstract contract V2Base is Test {
 
     UsdcDouble internal usdc;
     JecpSplitterV2 internal splitter;
-    uint256 private registrationNonces;
+    uint256 internal registrationNonces;
 
     /// @dev A payment before it is signed and packed.
     struct Terms {

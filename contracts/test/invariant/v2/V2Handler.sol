@@ -22,6 +22,7 @@ contract V2Handler is V2Base {
         bytes32 boundTo;
         Fate fate;
         uint256 timesBooked;
+        bool taken;
     }
 
     uint256 internal constant MOST_PAYMENTS = 48;
@@ -54,6 +55,12 @@ contract V2Handler is V2Base {
     /// What provider and relayer agreed on, per capability.
     mapping(bytes32 id => bytes32 terms) public agreed;
     mapping(bytes32 id => mapping(address => uint16[3])) internal consented;
+
+    /// Every nonce that a provider ever used.
+    address[] internal nonceOwners;
+    bytes32[] internal nonces;
+    uint256 public rotations;
+    uint256 public refusals;
 
     constructor(bool honest) {
         HONEST = honest;
@@ -212,6 +219,7 @@ contract V2Handler is V2Base {
         uint16[3] memory bps = [10_000 - h - 100, h, uint16(100)];
         register(id, wallet, bps);
         consented[id][wallet.addr] = bps;
+        used(wallet.addr, bytes32(registrationNonces));
     }
 
     function approves(uint256 which, uint256 who) external {
@@ -244,15 +252,57 @@ contract V2Handler is V2Base {
         if (agreed[id] == keccak256(abi.encode(provider_, bps))) agreed[id] = 0;
     }
 
+    /// @dev Fresh ones once, used ones never again.
+    function invalidatesNonce(uint256 who, uint256 seed) external {
+        address provider_ = providers[who % 3].addr;
+        bytes32 nonce = keccak256(abi.encode("invalidated", seed % 8));
+        bool fresh = !splitter.usedNonces(provider_, nonce);
+        vm.prank(provider_);
+        (bool success,) =
+            address(splitter).call(abi.encodeCall(IJecpSplitterV2.invalidateNonce, (nonce)));
+        assertEq(success, fresh);
+        if (fresh) used(provider_, nonce);
+    }
+
+    /// @dev Registrations that their provider did not sign, or signed over a used nonce; approvals,
+    /// revocations and rotations by those who may not.
+    function usurps(uint256 which, uint256 who, uint256 seed) external {
+        bytes32 id = ids[which % 3];
+        Vm.Wallet memory wallet = providers[who % 3];
+        uint16[3] memory bps = [uint16(9400), 500, 100];
+        bytes32 fresh = "never used";
+        refused(wallet.addr, id, wallet.addr, bps, fresh, providers[(who % 3 + 1) % 3]);
+        if (nonces.length != 0) {
+            uint256 i = seed % nonces.length;
+            for (uint256 j = 0; j < 3; ++j) {
+                if (providers[j].addr != nonceOwners[i]) continue;
+                refused(stranger, id, nonceOwners[i], bps, nonces[i], providers[j]);
+            }
+        }
+        address[6] memory others =
+            [hubTreasury, networkReserve, settler, relayerAdmin, wallet.addr, stranger];
+        address caller = others[seed % 6];
+        bps = consented[id][wallet.addr];
+        refused(
+            caller,
+            abi.encodeCall(IJecpSplitterV2.approve, (id, wallet.addr, bps[0], bps[1], bps[2]))
+        );
+        refused(caller, abi.encodeCall(IJecpSplitterV2.revoke, (id)));
+        if (caller == relayerAdmin) caller = lastRelayer;
+        refused(caller, abi.encodeCall(IJecpSplitterV2.setRelayer, (stranger)));
+    }
+
     function rotatesRelayer(uint256 seed) external {
         vm.recordLogs();
         address next = address(uint160(uint256(keccak256(abi.encode("relayer", seed % 4)))));
         vm.prank(relayerAdmin);
         splitter.setRelayer(next);
         Vm.Log[] memory logs = vm.getRecordedLogs();
+        assertEq(logs.length, 1);
         assertEq(logs[0].topics[0], IJecpSplitterV2.RelayerRotated.selector);
         assertEq(address(uint160(uint256(logs[0].topics[1]))), lastRelayer);
         lastRelayer = address(uint160(uint256(logs[0].topics[2])));
+        ++rotations;
     }
 
     // ------------------------------------------------------------ the token
@@ -301,6 +351,19 @@ contract V2Handler is V2Base {
         return (pool[i].t.number, pool[i].timesBooked != 0);
     }
 
+    function noncesLength() external view returns (uint256) {
+        return nonces.length;
+    }
+
+    function nonceAt(uint256 i) external view returns (address owner, bytes32 nonce) {
+        return (nonceOwners[i], nonces[i]);
+    }
+
+    /// @dev Payer and authorization nonce of a payment, and whether it was recorded or refunded.
+    function takenAt(uint256 i) external view returns (address from, bytes32 nonce, bool taken) {
+        return (pool[i].t.from, pool[i].t.nonce, pool[i].taken);
+    }
+
     function bookedNumbersLength() external view returns (uint256) {
         return bookedNumbers.length;
     }
@@ -337,7 +400,10 @@ contract V2Handler is V2Base {
         for (uint256 i = 0; i < logs.length; ++i) {
             if (logs[i].emitter != address(splitter)) continue;
             bytes32 topic = logs[i].topics[0];
-            if (topic == IJecpSplitterV2.Escrowed.selector) ++escrows;
+            if (topic == IJecpSplitterV2.Escrowed.selector) {
+                ++escrows;
+                checkEscrowHasAReason(address(uint160(uint256(logs[i].topics[1]))));
+            }
             address from;
             uint64 number;
             uint256 value;
@@ -365,12 +431,53 @@ contract V2Handler is V2Base {
             Known storage k = pool[known[keccak256(abi.encode(from, nonce))] - 1];
             assertEq(value, k.t.value, "value");
             ++k.timesBooked;
+            if (topic != IJecpSplitterV2.PaymentSettled.selector) k.taken = true;
             ++booked;
             if (k.timesBooked > mostTimesBooked) mostTimesBooked = k.timesBooked;
             if (timesNumberBooked[number]++ == 0) bookedNumbers.push(number);
             else aNumberWasBookedTwice = true;
         }
         countRefundsPaid(logs);
+    }
+
+    /// @dev No escrow in a healthy batch: only for whom the token does not pay just now.
+    function checkEscrowHasAReason(address account) internal view {
+        assertTrue(
+            usdc.paused() || usdc.isBlacklisted(account) || usdc.isBlacklisted(address(splitter)),
+            "escrow in a healthy batch"
+        );
+    }
+
+    function used(address owner, bytes32 nonce) internal {
+        nonceOwners.push(owner);
+        nonces.push(nonce);
+    }
+
+    function refused(
+        address caller,
+        bytes32 id,
+        address provider_,
+        uint16[3] memory bps,
+        bytes32 nonce,
+        Vm.Wallet memory signer
+    ) internal {
+        (uint8 v, bytes32 r, bytes32 s) =
+            vm.sign(signer, registrationDigest(id, provider_, bps, nonce, block.timestamp));
+        bytes memory signature = abi.encodePacked(r, s, v);
+        refused(
+            caller,
+            abi.encodeCall(
+                IJecpSplitterV2.register,
+                (id, provider_, bps[0], bps[1], bps[2], nonce, block.timestamp, signature)
+            )
+        );
+    }
+
+    function refused(address caller, bytes memory call) internal {
+        vm.prank(caller);
+        (bool success,) = address(splitter).call(call);
+        assertFalse(success);
+        ++refusals;
     }
 
     function countRefundsPaid(Vm.Log[] memory logs) internal {

@@ -19,7 +19,7 @@ abstract contract V2Invariants is Test {
         handler.setUp();
         splitter = handler.contract_();
         usdc = handler.token();
-        bytes4[] memory selectors = new bytes4[](18);
+        bytes4[] memory selectors = new bytes4[](20);
         selectors[0] = V2Handler.signs.selector;
         selectors[1] = V2Handler.cancels.selector;
         selectors[2] = V2Handler.spendsElsewhere.selector;
@@ -39,6 +39,8 @@ abstract contract V2Invariants is Test {
         selectors[16] = V2Handler.pauses.selector;
         // Twice, or histories are mostly politics.
         selectors[17] = V2Handler.signs.selector;
+        selectors[18] = V2Handler.invalidatesNonce.selector;
+        selectors[19] = V2Handler.usurps.selector;
         actions = selectors;
         targetSelector(FuzzSelector({addr: address(handler), selectors: selectors}));
         targetContract(address(handler));
@@ -62,6 +64,7 @@ abstract contract V2Invariants is Test {
         checkConservation();
         checkSolvency();
         checkBookedNumbersStayBooked();
+        checkUsedNoncesStayUsed();
         checkRegistrationAuthority();
         checkRelayerRotationIsAudited();
     }
@@ -97,6 +100,22 @@ abstract contract V2Invariants is Test {
         uint256 length = handler.bookedNumbersLength();
         for (uint256 i = 0; i < length; ++i) {
             assertTrue(splitter.isBooked(handler.bookedNumbers(i)));
+        }
+    }
+
+    /// @dev I-3 for nonces: of registrations, used or invalidated; of payments, recorded or
+    /// refunded. What was used stays so, and no refusal uses one.
+    function checkUsedNoncesStayUsed() internal view {
+        for (uint256 i = 0; i < handler.noncesLength(); ++i) {
+            (address owner, bytes32 nonce) = handler.nonceAt(i);
+            assertTrue(splitter.usedNonces(owner, nonce));
+        }
+        for (uint256 i = 0; i < 3; ++i) {
+            assertFalse(splitter.usedNonces(handler.accountAt(i), "never used"));
+        }
+        for (uint256 i = 0; i < handler.poolLength(); ++i) {
+            (address from, bytes32 nonce, bool taken) = handler.takenAt(i);
+            assertEq(splitter.recorded(from, nonce), taken);
         }
     }
 
@@ -145,6 +164,9 @@ contract V2HonestSettlerInvariants is V2Invariants {
         assertGt(handler.donated(), 0);
         assertGt(handler.escrows(), 0);
         assertGt(handler.withdrawals(), 0);
+        assertGt(handler.rotations(), 0);
+        assertGt(handler.refusals(), 0);
+        assertGt(handler.noncesLength(), 0);
         assertEq(handler.mostTimesBooked(), 1);
         invariant_WithAnHonestSettler();
     }
