@@ -15,9 +15,9 @@ import {SplitterScript} from "./base/SplitterScript.sol";
 /// A second run with the same configuration finds the code in place and changes nothing.
 ///
 /// Reads `script/config/<chainId>.json`; `DEPLOY_CONFIG` and `DEPLOYMENTS_DIR` name other places.
-/// The key `version` chooses the contract: "1.1.1" (or no such key) is JecpSplitter, "2" is
-/// JecpSplitterV2, which also needs `minHubBps` and `minReserveBps`. Each has its own entry in the
-/// address book; a run leaves the other entries alone.
+/// The key `version` chooses the contract: "1.1.1" is JecpSplitter, "2" is JecpSplitterV2, which
+/// also needs `minHubBps` and `minReserveBps`. Each has its own entry in the address book; a run
+/// leaves the other entries alone.
 ///
 /// Everything that can be wrong is checked before the first broadcast, everything that was
 /// deployed is read back after it.
@@ -27,6 +27,12 @@ contract Deploy is SplitterScript {
     uint256 internal constant BASE = 8453;
     uint256 internal constant BASE_SEPOLIA = 84_532;
     uint256 internal constant ANVIL = 31_337;
+    /// @dev `DOMAIN_SEPARATOR()` of Circle's USDC: its name, version, chain and address in one
+    /// word.
+    bytes32 internal constant USDC_OF_BASE =
+        0x02fa7265e7c5d81118673727957699e4d68f74cd74b7db77da710fe8a2c7834f;
+    bytes32 internal constant USDC_OF_BASE_SEPOLIA =
+        0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818;
 
     struct Config {
         string path;
@@ -103,7 +109,7 @@ contract Deploy is SplitterScript {
     function _readConfig(string memory path) internal view returns (Config memory config) {
         string memory json = vm.readFile(path);
         config.path = path;
-        string[] memory keys = new string[](10);
+        string[] memory keys = new string[](12);
         keys[0] = "chainId";
         keys[1] = "usdc";
         keys[2] = "usdcDomainSeparator";
@@ -114,9 +120,11 @@ contract Deploy is SplitterScript {
         keys[7] = "authorizedSettler";
         keys[8] = "perTxCap";
         keys[9] = "allowEoaRoles";
+        keys[10] = "version";
+        keys[11] = "facilitators";
         _requireKeys(path, json, keys);
 
-        config.version = json.readStringOr(".version", V1);
+        config.version = json.readString(".version");
         bool isV2 = _equal(config.version, V2);
         _refuseUnless(
             path, isV2 || _equal(config.version, V1), "version is neither \"1.1.1\" nor \"2\""
@@ -131,9 +139,7 @@ contract Deploy is SplitterScript {
         config.authorizedSettler = json.readAddress(".authorizedSettler");
         config.perTxCap = json.readUint(".perTxCap");
         config.allowEoaRoles = json.readBool(".allowEoaRoles");
-        if (vm.keyExistsJson(json, ".facilitators")) {
-            config.facilitators = json.readAddressArray(".facilitators");
-        }
+        config.facilitators = json.readAddressArray(".facilitators");
         if (isV2) {
             string[] memory more = new string[](2);
             more[0] = "minHubBps";
@@ -147,15 +153,7 @@ contract Deploy is SplitterScript {
     function _checkConfig(Config memory config) internal view {
         string memory path = config.path;
         _requireChain(path, config.chainId);
-        _refuseUnless(path, config.usdc.code.length != 0, "usdc has no code");
-        _refuseUnless(path, IUsdc(config.usdc).decimals() == 6, "usdc does not have 6 decimals");
-        // Wrong token and wrong name look alike to a human; not to the separator.
-        _refuseUnless(
-            path,
-            IUsdc(config.usdc).DOMAIN_SEPARATOR() == config.usdcDomainSeparator,
-            "usdcDomainSeparator is not the token's DOMAIN_SEPARATOR()"
-        );
-        _refuseUnless(path, !IUsdc(config.usdc).paused(), "usdc is paused");
+        _checkToken(config);
         _refuseUnless(path, config.perTxCap != 0, "perTxCap is zero");
         _refuseUnless(
             path,
@@ -169,6 +167,47 @@ contract Deploy is SplitterScript {
             "allowEoaRoles is for testnets; Base needs Safes"
         );
         _checkRoles(config);
+    }
+
+    function _checkToken(Config memory config) internal view {
+        string memory path = config.path;
+        address usdc = config.usdc;
+        _refuseUnless(path, usdc.code.length != 0, "usdc has no code");
+        (bool answers, uint256 answer) = _ask(usdc, abi.encodeCall(IUsdc.decimals, ()));
+        _refuseUnless(path, answers && answer == 6, "usdc does not have 6 decimals");
+        // Wrong token and wrong name look alike to a human; not to the separator.
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.DOMAIN_SEPARATOR, ()));
+        _refuseUnless(
+            path,
+            answers && bytes32(answer) == config.usdcDomainSeparator,
+            "usdcDomainSeparator is not the token's DOMAIN_SEPARATOR()"
+        );
+        // A configuration can be wrong about both; where the token is known, it is known here.
+        bytes32 known;
+        if (config.chainId == BASE) known = USDC_OF_BASE;
+        if (config.chainId == BASE_SEPOLIA) known = USDC_OF_BASE_SEPOLIA;
+        _refuseUnless(
+            path,
+            known == 0 || bytes32(answer) == known,
+            "usdc is not Circle's USDC of this chain; its DOMAIN_SEPARATOR() is another"
+        );
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.isBlacklisted, (usdc)));
+        _refuseUnless(path, answers, "usdc does not answer isBlacklisted(address)");
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.paused, ()));
+        _refuseUnless(path, answers, "usdc does not answer paused()");
+        _refuseUnless(path, answer == 0, "usdc is paused");
+    }
+
+    /// @dev One word from a contract that may be anything; a call that reverts names no file.
+    function _ask(address account, bytes memory call)
+        internal
+        view
+        returns (bool answers, uint256 answer)
+    {
+        bytes memory result;
+        (answers, result) = account.staticcall(call);
+        answers = answers && result.length == 32;
+        if (answers) answer = abi.decode(result, (uint256));
     }
 
     function _checkRoles(Config memory config) internal view {
@@ -349,7 +388,7 @@ contract Deploy is SplitterScript {
         IJecpSplitterV2.Batch memory empty;
         bytes memory call = _equal(config.version, V1)
             ? abi.encodeCall(ISplitter.recordSettlement, (bytes32(0), 1))
-            : abi.encodeCall(IJecpSplitterV2.settle, (empty, 0));
+            : abi.encodeCall(IJecpSplitterV2.record, (empty, 0));
         vm.prank(address(0xdead));
         (bool success, bytes memory reason) = address(splitter).call(call);
         require(!success, "Deploy: a stranger could record a settlement");

@@ -3,7 +3,8 @@ pragma solidity 0.8.37;
 
 import {Deploy} from "../../../script/Deploy.s.sol";
 import {ISplitter} from "../../../script/base/ISplitter.sol";
-import {JecpSplitter} from "../../src/JecpSplitter.sol";
+import {UsdcDouble} from "../doubles/UsdcDouble.sol";
+import {IJecpSplitterV2} from "../../src/interfaces/IJecpSplitterV2.sol";
 import {ScriptBase} from "./ScriptBase.t.sol";
 
 /// @dev script/Deploy.s.sol: what it refuses, what it writes, that it may run twice.
@@ -131,8 +132,14 @@ contract DeployTest is ScriptBase {
 
     function test_RevertWhen_AKeyIsMissing() public {
         begin("missing");
+        string memory whole = vm.readFile(config);
         vm.writeFile(config, "{\"chainId\":84532}");
         refuses("usdc is missing");
+        // Misspelt, they would otherwise be skipped.
+        vm.writeFile(config, vm.replace(whole, "\"version\"", "\"Version\""));
+        refuses("version is missing");
+        vm.writeFile(config, vm.replace(whole, "\"facilitators\"", "\"facilitator\""));
+        refuses("facilitators is missing");
     }
 
     function test_RevertWhen_RolesAreNoSafes() public {
@@ -153,17 +160,29 @@ contract DeployTest is ScriptBase {
     }
 
     function test_RevertWhen_BaseIsToldToTakeEoas() public {
-        vm.chainId(8453);
         begin("base-eoas");
-        vm.chainId(8453);
-        set(config, "chainId", "8453");
-        set(
-            config,
-            "usdcDomainSeparator",
-            string.concat("\"", vm.toString(usdc.DOMAIN_SEPARATOR()), "\"")
-        );
+        onBase("USD Coin");
         set(config, "allowEoaRoles", "true");
         refuses("allowEoaRoles is for testnets; Base needs Safes");
+    }
+
+    /// @dev Configuration and token agree, and yet it is another token.
+    function test_RevertWhen_TokenIsNotTheUsdcOfTheChain() public {
+        begin("base-token");
+        onBase("USDC");
+        refuses("usdc is not Circle's USDC of this chain; its DOMAIN_SEPARATOR() is another");
+    }
+
+    function test_RevertWhen_UsdcIsAContractButNoToken() public {
+        begin("no-token");
+        wrong("usdc", quoted(hubTreasury), "usdc does not have 6 decimals");
+        vm.mockCallRevert(address(usdc), abi.encodeWithSignature("paused()"), "");
+        config = writeConfig("no-pause.json");
+        refuses("usdc does not answer paused()");
+        vm.mockCall(
+            address(usdc), abi.encodeWithSignature("isBlacklisted(address)", address(usdc)), ""
+        );
+        refuses("usdc does not answer isBlacklisted(address)");
     }
 
     function test_RevertWhen_TokenIsPausedOrRefusesARole() public {
@@ -188,6 +207,8 @@ contract DeployTest is ScriptBase {
         set(config, "minReserveBps", "500");
         ISplitter splitter = script.deploy(config, folder);
         assertEq(splitter.MIN_HUB_BPS(), 1000);
+        IJecpSplitterV2.Batch memory empty;
+        vm.expectCall(address(splitter), abi.encodeCall(IJecpSplitterV2.record, (empty, 0)));
         script.deploy(config, folder);
         string memory book = vm.readFile(file("84532.json"));
         assertEq(vm.parseJsonAddress(book, ".JecpSplitterV2.address"), address(splitter));
@@ -206,6 +227,15 @@ contract DeployTest is ScriptBase {
     function begin(string memory name) internal {
         setUpChain(string.concat("deploy-", name));
         config = writeConfig("config.json");
+    }
+
+    /// @dev Base, with a token of that name at the address of its USDC.
+    function onBase(string memory name) internal {
+        vm.chainId(8453);
+        usdc = UsdcDouble(0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913);
+        deployCodeTo("UsdcDouble.sol:UsdcDouble", address(usdc));
+        usdc.initialize(name, address(this));
+        config = writeConfig("base.json");
     }
 
     function refuses(string memory what) internal {
