@@ -12,15 +12,18 @@ import {SplitterScript} from "./base/SplitterScript.sol";
 
 /// @title Deploy
 /// @notice Deploys a Splitter by CREATE2 and writes the address book `deployments/<chainId>.json`.
-/// A second run with the same configuration finds the code in place and changes nothing.
+/// A second run with the same configuration finds the code in place, sends nothing, and notes in
+/// the address book that it held the chain against the build (`checkedOnChain`).
 ///
 /// Reads `script/config/<chainId>.json`; `DEPLOY_CONFIG` and `DEPLOYMENTS_DIR` name other places.
 /// The key `version` chooses the contract: "1.1.1" is JecpSplitter, "2" is JecpSplitterV2, which
 /// also needs `minHubBps` and `minReserveBps`. Each has its own entry in the address book; a run
 /// leaves the other entries alone.
 ///
+/// An entry with another address is only replaced when the configuration names it (`replaces`).
+///
 /// Everything that can be wrong is checked before the first broadcast, everything that was
-/// deployed is read back after it.
+/// deployed is read back: in the first run from the simulation, in the second from the chain.
 contract Deploy is SplitterScript {
     using stdJson for string;
 
@@ -50,6 +53,8 @@ contract Deploy is SplitterScript {
         uint256 minReserveBps;
         bool allowEoaRoles;
         address[] facilitators;
+        /// @dev The entry of the address book that this one may take; zero for none.
+        address replaces;
     }
 
     /// @dev What is to lie on chain: init code (creation code and constructor arguments) and where.
@@ -77,6 +82,7 @@ contract Deploy is SplitterScript {
         Plan memory plan = _plan(config);
         splitter = ISplitter(plan.predicted);
         bool isThere = plan.predicted.code.length != 0;
+        address replaced = _replaced(config, plan, directory);
 
         if (isThere) {
             console.log(plan.name, "is already at", plan.predicted);
@@ -100,7 +106,11 @@ contract Deploy is SplitterScript {
         if (!isThere && vm.isContext(VmSafe.ForgeContext.ScriptDryRun)) {
             console.log("dry run: nothing was sent, and no address book written");
         } else {
-            _writeAddressBook(config, plan, directory);
+            _writeAddressBook(config, plan, directory, isThere, replaced);
+            // Forge simulates first and sends afterwards: what was read back was the simulation.
+            if (!isThere) {
+                console.log("run it again: the second run holds the chain against the build");
+            }
         }
     }
 
@@ -140,6 +150,7 @@ contract Deploy is SplitterScript {
         config.perTxCap = json.readUint(".perTxCap");
         config.allowEoaRoles = json.readBool(".allowEoaRoles");
         config.facilitators = json.readAddressArray(".facilitators");
+        config.replaces = json.readAddressOr(".replaces", address(0));
         if (isV2) {
             string[] memory more = new string[](2);
             more[0] = "minHubBps";
@@ -411,10 +422,54 @@ contract Deploy is SplitterScript {
 
     // ------------------------------------------------------------ the address book
 
-    function _writeAddressBook(Config memory config, Plan memory plan, string memory directory)
+    function _book(Config memory config, string memory directory)
         internal
+        pure
+        returns (string memory)
     {
+        return string.concat(directory, "/", vm.toString(config.chainId), ".json");
+    }
+
+    /// @dev The address whose entry this one takes, or took; zero for none. A Splitter that is
+    /// still drained must not vanish because a constructor argument was edited.
+    function _replaced(Config memory config, Plan memory plan, string memory directory)
+        internal
+        view
+        returns (address)
+    {
+        string memory path = _book(config, directory);
+        if (!vm.exists(path)) return address(0);
+        string memory json = vm.readFile(path);
+        string memory key = string.concat(".", plan.name, ".address");
+        if (!vm.keyExistsJson(json, key)) return address(0);
+        address old = json.readAddress(key);
+        if (old == plan.predicted) {
+            return json.readAddressOr(string.concat(".", plan.name, ".replaces"), address(0));
+        }
+        string memory wrong = string.concat(
+            "replaces does not name ",
+            vm.toString(old),
+            ", which is ",
+            plan.name,
+            " in ",
+            path,
+            "; this configuration leads to ",
+            vm.toString(plan.predicted)
+        );
+        _refuseUnless(config.path, config.replaces == old, wrong);
+        return old;
+    }
+
+    function _writeAddressBook(
+        Config memory config,
+        Plan memory plan,
+        string memory directory,
+        bool checkedOnChain,
+        address replaced
+    ) internal {
         string memory entry = plan.name;
+        vm.serializeBool(entry, "checkedOnChain", checkedOnChain);
+        if (replaced != address(0)) vm.serializeAddress(entry, "replaces", replaced);
         vm.serializeAddress(entry, "address", plan.predicted);
         vm.serializeBytes32(entry, "codeHash", plan.predicted.codehash);
         vm.serializeBytes32(entry, "salt", plan.salt);
@@ -432,7 +487,7 @@ contract Deploy is SplitterScript {
         string memory contractJson = vm.serializeUint(entry, "perTxCap", config.perTxCap);
 
         vm.createDir(directory, true);
-        string memory path = string.concat(directory, "/", vm.toString(config.chainId), ".json");
+        string memory path = _book(config, directory);
         string memory book = "book";
         // Entries of other versions stay.
         string memory json = vm.exists(path) ? vm.serializeJson(book, vm.readFile(path)) : "";

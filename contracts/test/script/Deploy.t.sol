@@ -35,13 +35,58 @@ contract DeployTest is ScriptBase {
         assertTrue(vm.exists(file("not/there/84532.json")));
     }
 
-    function test_SecondRunChangesNothing() public {
+    /// @dev The first run only saw its simulation; the second notes that it saw the chain.
+    function test_SecondRunChangesNothingButSaysThatItChecked() public {
         begin("twice");
         ISplitter first = script.deploy(config, folder);
         string memory book = vm.readFile(file("84532.json"));
+        assertFalse(vm.parseJsonBool(book, ".JecpSplitter.checkedOnChain"));
         ISplitter second = script.deploy(config, folder);
         assertEq(address(first), address(second));
+        book = vm.replace(book, "\"checkedOnChain\": false", "\"checkedOnChain\": true");
         assertEq(vm.readFile(file("84532.json")), book);
+        script.deploy(config, folder);
+        assertEq(vm.readFile(file("84532.json")), book);
+    }
+
+    /// @dev As when an operator writes the rotated relayer into the configuration.
+    function test_RevertWhen_AnotherSplitterHasTheEntry() public {
+        begin("replaces");
+        address old = address(script.deploy(config, folder));
+        string memory book = vm.readFile(file("84532.json"));
+        set(config, "relayer", quoted(makeAddr("new relayer")));
+        string memory predicted = vm.toString(predict());
+        string memory what = string.concat(
+            ": replaces does not name ",
+            vm.toString(old),
+            ", which is JecpSplitter in ",
+            file("84532.json"),
+            "; this configuration leads to ",
+            predicted
+        );
+        vm.expectRevert(bytes(string.concat(config, what)));
+        script.deploy(config, folder);
+        set(config, "replaces", quoted(makeAddr("another")));
+        vm.expectRevert(bytes(string.concat(config, what)));
+        script.deploy(config, folder);
+        assertEq(vm.readFile(file("84532.json")), book);
+    }
+
+    function test_GivenReplaces_TakesTheEntryAndKeepsTheOldAddress() public {
+        begin("replaced");
+        address old = address(script.deploy(config, folder));
+        set(config, "relayer", quoted(makeAddr("new relayer")));
+        set(config, "replaces", quoted(old));
+        address splitter = address(script.deploy(config, folder));
+        assertNotEq(splitter, old);
+        // A second run, without the key too, keeps what the entry says.
+        for (uint256 i = 0; i < 3; i++) {
+            string memory book = vm.readFile(file("84532.json"));
+            assertEq(vm.parseJsonAddress(book, ".JecpSplitter.address"), splitter);
+            assertEq(vm.parseJsonAddress(book, ".JecpSplitter.replaces"), old);
+            script.deploy(config, folder);
+            set(config, "replaces", "\"0x0000000000000000000000000000000000000000\"");
+        }
     }
 
     /// @dev After a rotation the constructor's relayer is history; the deployment is the same.
@@ -223,6 +268,13 @@ contract DeployTest is ScriptBase {
     }
 
     // ------------------------------------------------------------ helpers
+
+    /// @dev Where the configuration leads to: deploys into a folder of its own, and takes it back.
+    function predict() internal returns (address splitter) {
+        uint256 before = vm.snapshotState();
+        splitter = address(script.deploy(config, file("elsewhere")));
+        vm.revertToState(before);
+    }
 
     function begin(string memory name) internal {
         setUpChain(string.concat("deploy-", name));
