@@ -12,21 +12,30 @@ import {SplitterScript} from "./base/SplitterScript.sol";
 
 /// @title Deploy
 /// @notice Deploys a Splitter by CREATE2 and writes the address book `deployments/<chainId>.json`.
-/// A second run with the same configuration finds the code in place and changes nothing.
+/// A second run with the same configuration finds the code in place, sends nothing, and notes in
+/// the address book that it held the chain against the build (`checkedOnChain`).
 ///
 /// Reads `script/config/<chainId>.json`; `DEPLOY_CONFIG` and `DEPLOYMENTS_DIR` name other places.
-/// The key `version` chooses the contract: "1.1.1" (or no such key) is JecpSplitter, "2" is
-/// JecpSplitterV2, which also needs `minHubBps` and `minReserveBps`. Each has its own entry in the
-/// address book; a run leaves the other entries alone.
+/// The key `version` chooses the contract: "1.1.1" is JecpSplitter, "2" is JecpSplitterV2, which
+/// also needs `minHubBps` and `minReserveBps`. Each has its own entry in the address book; a run
+/// leaves the other entries alone.
+///
+/// An entry with another address is only replaced when the configuration names it (`replaces`).
 ///
 /// Everything that can be wrong is checked before the first broadcast, everything that was
-/// deployed is read back after it.
+/// deployed is read back: in the first run from the simulation, in the second from the chain.
 contract Deploy is SplitterScript {
     using stdJson for string;
 
     uint256 internal constant BASE = 8453;
     uint256 internal constant BASE_SEPOLIA = 84_532;
     uint256 internal constant ANVIL = 31_337;
+    /// @dev `DOMAIN_SEPARATOR()` of Circle's USDC: its name, version, chain and address in one
+    /// word.
+    bytes32 internal constant USDC_OF_BASE =
+        0x02fa7265e7c5d81118673727957699e4d68f74cd74b7db77da710fe8a2c7834f;
+    bytes32 internal constant USDC_OF_BASE_SEPOLIA =
+        0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818;
 
     struct Config {
         string path;
@@ -44,6 +53,8 @@ contract Deploy is SplitterScript {
         uint256 minReserveBps;
         bool allowEoaRoles;
         address[] facilitators;
+        /// @dev The entry of the address book that this one may take; zero for none.
+        address replaces;
     }
 
     /// @dev What is to lie on chain: init code (creation code and constructor arguments) and where.
@@ -71,6 +82,7 @@ contract Deploy is SplitterScript {
         Plan memory plan = _plan(config);
         splitter = ISplitter(plan.predicted);
         bool isThere = plan.predicted.code.length != 0;
+        address replaced = _replaced(config, plan, directory);
 
         if (isThere) {
             console.log(plan.name, "is already at", plan.predicted);
@@ -94,7 +106,11 @@ contract Deploy is SplitterScript {
         if (!isThere && vm.isContext(VmSafe.ForgeContext.ScriptDryRun)) {
             console.log("dry run: nothing was sent, and no address book written");
         } else {
-            _writeAddressBook(config, plan, directory);
+            _writeAddressBook(config, plan, directory, isThere, replaced);
+            // Forge simulates first and sends afterwards: what was read back was the simulation.
+            if (!isThere) {
+                console.log("run it again: the second run holds the chain against the build");
+            }
         }
     }
 
@@ -103,7 +119,7 @@ contract Deploy is SplitterScript {
     function _readConfig(string memory path) internal view returns (Config memory config) {
         string memory json = vm.readFile(path);
         config.path = path;
-        string[] memory keys = new string[](10);
+        string[] memory keys = new string[](12);
         keys[0] = "chainId";
         keys[1] = "usdc";
         keys[2] = "usdcDomainSeparator";
@@ -114,9 +130,11 @@ contract Deploy is SplitterScript {
         keys[7] = "authorizedSettler";
         keys[8] = "perTxCap";
         keys[9] = "allowEoaRoles";
+        keys[10] = "version";
+        keys[11] = "facilitators";
         _requireKeys(path, json, keys);
 
-        config.version = json.readStringOr(".version", V1);
+        config.version = json.readString(".version");
         bool isV2 = _equal(config.version, V2);
         _refuseUnless(
             path, isV2 || _equal(config.version, V1), "version is neither \"1.1.1\" nor \"2\""
@@ -131,9 +149,8 @@ contract Deploy is SplitterScript {
         config.authorizedSettler = json.readAddress(".authorizedSettler");
         config.perTxCap = json.readUint(".perTxCap");
         config.allowEoaRoles = json.readBool(".allowEoaRoles");
-        if (vm.keyExistsJson(json, ".facilitators")) {
-            config.facilitators = json.readAddressArray(".facilitators");
-        }
+        config.facilitators = json.readAddressArray(".facilitators");
+        config.replaces = json.readAddressOr(".replaces", address(0));
         if (isV2) {
             string[] memory more = new string[](2);
             more[0] = "minHubBps";
@@ -147,15 +164,7 @@ contract Deploy is SplitterScript {
     function _checkConfig(Config memory config) internal view {
         string memory path = config.path;
         _requireChain(path, config.chainId);
-        _refuseUnless(path, config.usdc.code.length != 0, "usdc has no code");
-        _refuseUnless(path, IUsdc(config.usdc).decimals() == 6, "usdc does not have 6 decimals");
-        // Wrong token and wrong name look alike to a human; not to the separator.
-        _refuseUnless(
-            path,
-            IUsdc(config.usdc).DOMAIN_SEPARATOR() == config.usdcDomainSeparator,
-            "usdcDomainSeparator is not the token's DOMAIN_SEPARATOR()"
-        );
-        _refuseUnless(path, !IUsdc(config.usdc).paused(), "usdc is paused");
+        _checkToken(config);
         _refuseUnless(path, config.perTxCap != 0, "perTxCap is zero");
         _refuseUnless(
             path,
@@ -169,6 +178,47 @@ contract Deploy is SplitterScript {
             "allowEoaRoles is for testnets; Base needs Safes"
         );
         _checkRoles(config);
+    }
+
+    function _checkToken(Config memory config) internal view {
+        string memory path = config.path;
+        address usdc = config.usdc;
+        _refuseUnless(path, usdc.code.length != 0, "usdc has no code");
+        (bool answers, uint256 answer) = _ask(usdc, abi.encodeCall(IUsdc.decimals, ()));
+        _refuseUnless(path, answers && answer == 6, "usdc does not have 6 decimals");
+        // Wrong token and wrong name look alike to a human; not to the separator.
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.DOMAIN_SEPARATOR, ()));
+        _refuseUnless(
+            path,
+            answers && bytes32(answer) == config.usdcDomainSeparator,
+            "usdcDomainSeparator is not the token's DOMAIN_SEPARATOR()"
+        );
+        // A configuration can be wrong about both; where the token is known, it is known here.
+        bytes32 known;
+        if (config.chainId == BASE) known = USDC_OF_BASE;
+        if (config.chainId == BASE_SEPOLIA) known = USDC_OF_BASE_SEPOLIA;
+        _refuseUnless(
+            path,
+            known == 0 || bytes32(answer) == known,
+            "usdc is not Circle's USDC of this chain; its DOMAIN_SEPARATOR() is another"
+        );
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.isBlacklisted, (usdc)));
+        _refuseUnless(path, answers, "usdc does not answer isBlacklisted(address)");
+        (answers, answer) = _ask(usdc, abi.encodeCall(IUsdc.paused, ()));
+        _refuseUnless(path, answers, "usdc does not answer paused()");
+        _refuseUnless(path, answer == 0, "usdc is paused");
+    }
+
+    /// @dev One word from a contract that may be anything; a call that reverts names no file.
+    function _ask(address account, bytes memory call)
+        internal
+        view
+        returns (bool answers, uint256 answer)
+    {
+        bytes memory result;
+        (answers, result) = account.staticcall(call);
+        answers = answers && result.length == 32;
+        if (answers) answer = abi.decode(result, (uint256));
     }
 
     function _checkRoles(Config memory config) internal view {
@@ -349,7 +399,7 @@ contract Deploy is SplitterScript {
         IJecpSplitterV2.Batch memory empty;
         bytes memory call = _equal(config.version, V1)
             ? abi.encodeCall(ISplitter.recordSettlement, (bytes32(0), 1))
-            : abi.encodeCall(IJecpSplitterV2.settle, (empty, 0));
+            : abi.encodeCall(IJecpSplitterV2.record, (empty, 0));
         vm.prank(address(0xdead));
         (bool success, bytes memory reason) = address(splitter).call(call);
         require(!success, "Deploy: a stranger could record a settlement");
@@ -372,10 +422,54 @@ contract Deploy is SplitterScript {
 
     // ------------------------------------------------------------ the address book
 
-    function _writeAddressBook(Config memory config, Plan memory plan, string memory directory)
+    function _book(Config memory config, string memory directory)
         internal
+        pure
+        returns (string memory)
     {
+        return string.concat(directory, "/", vm.toString(config.chainId), ".json");
+    }
+
+    /// @dev The address whose entry this one takes, or took; zero for none. A Splitter that is
+    /// still drained must not vanish because a constructor argument was edited.
+    function _replaced(Config memory config, Plan memory plan, string memory directory)
+        internal
+        view
+        returns (address)
+    {
+        string memory path = _book(config, directory);
+        if (!vm.exists(path)) return address(0);
+        string memory json = vm.readFile(path);
+        string memory key = string.concat(".", plan.name, ".address");
+        if (!vm.keyExistsJson(json, key)) return address(0);
+        address old = json.readAddress(key);
+        if (old == plan.predicted) {
+            return json.readAddressOr(string.concat(".", plan.name, ".replaces"), address(0));
+        }
+        string memory wrong = string.concat(
+            "replaces does not name ",
+            vm.toString(old),
+            ", which is ",
+            plan.name,
+            " in ",
+            path,
+            "; this configuration leads to ",
+            vm.toString(plan.predicted)
+        );
+        _refuseUnless(config.path, config.replaces == old, wrong);
+        return old;
+    }
+
+    function _writeAddressBook(
+        Config memory config,
+        Plan memory plan,
+        string memory directory,
+        bool checkedOnChain,
+        address replaced
+    ) internal {
         string memory entry = plan.name;
+        vm.serializeBool(entry, "checkedOnChain", checkedOnChain);
+        if (replaced != address(0)) vm.serializeAddress(entry, "replaces", replaced);
         vm.serializeAddress(entry, "address", plan.predicted);
         vm.serializeBytes32(entry, "codeHash", plan.predicted.codehash);
         vm.serializeBytes32(entry, "salt", plan.salt);
@@ -393,7 +487,7 @@ contract Deploy is SplitterScript {
         string memory contractJson = vm.serializeUint(entry, "perTxCap", config.perTxCap);
 
         vm.createDir(directory, true);
-        string memory path = string.concat(directory, "/", vm.toString(config.chainId), ".json");
+        string memory path = _book(config, directory);
         string memory book = "book";
         // Entries of other versions stay.
         string memory json = vm.exists(path) ? vm.serializeJson(book, vm.readFile(path)) : "";

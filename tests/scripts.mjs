@@ -174,12 +174,15 @@ async function main() {
   assert.ok(!existsSync(join(FOLDER, "31337.json")));
   const deployed = succeeds("Deploy", { signer: unlocked(deployer) });
   assert.ok(deployed.includes("JecpSplitter deployed to"));
-  const book = readFileSync(join(FOLDER, "31337.json"), "utf8");
-  const from = JSON.parse(book).JecpSplitter.address;
+  const first = read(join(FOLDER, "31337.json"));
+  const from = first.JecpSplitter.address;
+  assert.equal(first.JecpSplitter.checkedOnChain, false);
+  assert.ok(deployed.includes("run it again: the second run holds the chain against the build"));
   const before = await nonces();
   succeeds("Deploy", { signer: unlocked(deployer) });
   assert.deepEqual(await nonces(), before);
-  assert.equal(readFileSync(join(FOLDER, "31337.json"), "utf8"), book);
+  first.JecpSplitter.checkedOnChain = true;
+  assert.deepEqual(read(join(FOLDER, "31337.json")), first);
 
   step("deploy refuses, and sends nothing");
   for (const [change, sentence] of [
@@ -190,6 +193,9 @@ async function main() {
     [{ facilitators: [config.authorizedSettler] }, "authorizedSettler is one of facilitators"],
     [{ allowEoaRoles: false }, "hubTreasury is not a Safe"],
     [{ version: "3" }, 'version is neither "1.1.1" nor "2"'],
+    [{ version: undefined }, "version is missing"],
+    [{ facilitators: undefined }, "facilitators is missing"],
+    [{ relayer: newRelayer }, `replaces does not name ${from}`],
   ]) {
     const wrong = join(FOLDER, "wrong.json");
     write(wrong, { ...config, ...change });

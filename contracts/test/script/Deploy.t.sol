@@ -3,7 +3,8 @@ pragma solidity 0.8.37;
 
 import {Deploy} from "../../../script/Deploy.s.sol";
 import {ISplitter} from "../../../script/base/ISplitter.sol";
-import {JecpSplitter} from "../../src/JecpSplitter.sol";
+import {UsdcDouble} from "../doubles/UsdcDouble.sol";
+import {IJecpSplitterV2} from "../../src/interfaces/IJecpSplitterV2.sol";
 import {ScriptBase} from "./ScriptBase.t.sol";
 
 /// @dev script/Deploy.s.sol: what it refuses, what it writes, that it may run twice.
@@ -34,13 +35,58 @@ contract DeployTest is ScriptBase {
         assertTrue(vm.exists(file("not/there/84532.json")));
     }
 
-    function test_SecondRunChangesNothing() public {
+    /// @dev The first run only saw its simulation; the second notes that it saw the chain.
+    function test_SecondRunChangesNothingButSaysThatItChecked() public {
         begin("twice");
         ISplitter first = script.deploy(config, folder);
         string memory book = vm.readFile(file("84532.json"));
+        assertFalse(vm.parseJsonBool(book, ".JecpSplitter.checkedOnChain"));
         ISplitter second = script.deploy(config, folder);
         assertEq(address(first), address(second));
+        book = vm.replace(book, "\"checkedOnChain\": false", "\"checkedOnChain\": true");
         assertEq(vm.readFile(file("84532.json")), book);
+        script.deploy(config, folder);
+        assertEq(vm.readFile(file("84532.json")), book);
+    }
+
+    /// @dev As when an operator writes the rotated relayer into the configuration.
+    function test_RevertWhen_AnotherSplitterHasTheEntry() public {
+        begin("replaces");
+        address old = address(script.deploy(config, folder));
+        string memory book = vm.readFile(file("84532.json"));
+        set(config, "relayer", quoted(makeAddr("new relayer")));
+        string memory predicted = vm.toString(predict());
+        string memory what = string.concat(
+            ": replaces does not name ",
+            vm.toString(old),
+            ", which is JecpSplitter in ",
+            file("84532.json"),
+            "; this configuration leads to ",
+            predicted
+        );
+        vm.expectRevert(bytes(string.concat(config, what)));
+        script.deploy(config, folder);
+        set(config, "replaces", quoted(makeAddr("another")));
+        vm.expectRevert(bytes(string.concat(config, what)));
+        script.deploy(config, folder);
+        assertEq(vm.readFile(file("84532.json")), book);
+    }
+
+    function test_GivenReplaces_TakesTheEntryAndKeepsTheOldAddress() public {
+        begin("replaced");
+        address old = address(script.deploy(config, folder));
+        set(config, "relayer", quoted(makeAddr("new relayer")));
+        set(config, "replaces", quoted(old));
+        address splitter = address(script.deploy(config, folder));
+        assertNotEq(splitter, old);
+        // A second run, without the key too, keeps what the entry says.
+        for (uint256 i = 0; i < 3; i++) {
+            string memory book = vm.readFile(file("84532.json"));
+            assertEq(vm.parseJsonAddress(book, ".JecpSplitter.address"), splitter);
+            assertEq(vm.parseJsonAddress(book, ".JecpSplitter.replaces"), old);
+            script.deploy(config, folder);
+            set(config, "replaces", "\"0x0000000000000000000000000000000000000000\"");
+        }
     }
 
     /// @dev After a rotation the constructor's relayer is history; the deployment is the same.
@@ -131,8 +177,14 @@ contract DeployTest is ScriptBase {
 
     function test_RevertWhen_AKeyIsMissing() public {
         begin("missing");
+        string memory whole = vm.readFile(config);
         vm.writeFile(config, "{\"chainId\":84532}");
         refuses("usdc is missing");
+        // Misspelt, they would otherwise be skipped.
+        vm.writeFile(config, vm.replace(whole, "\"version\"", "\"Version\""));
+        refuses("version is missing");
+        vm.writeFile(config, vm.replace(whole, "\"facilitators\"", "\"facilitator\""));
+        refuses("facilitators is missing");
     }
 
     function test_RevertWhen_RolesAreNoSafes() public {
@@ -153,17 +205,29 @@ contract DeployTest is ScriptBase {
     }
 
     function test_RevertWhen_BaseIsToldToTakeEoas() public {
-        vm.chainId(8453);
         begin("base-eoas");
-        vm.chainId(8453);
-        set(config, "chainId", "8453");
-        set(
-            config,
-            "usdcDomainSeparator",
-            string.concat("\"", vm.toString(usdc.DOMAIN_SEPARATOR()), "\"")
-        );
+        onBase("USD Coin");
         set(config, "allowEoaRoles", "true");
         refuses("allowEoaRoles is for testnets; Base needs Safes");
+    }
+
+    /// @dev Configuration and token agree, and yet it is another token.
+    function test_RevertWhen_TokenIsNotTheUsdcOfTheChain() public {
+        begin("base-token");
+        onBase("USDC");
+        refuses("usdc is not Circle's USDC of this chain; its DOMAIN_SEPARATOR() is another");
+    }
+
+    function test_RevertWhen_UsdcIsAContractButNoToken() public {
+        begin("no-token");
+        wrong("usdc", quoted(hubTreasury), "usdc does not have 6 decimals");
+        vm.mockCallRevert(address(usdc), abi.encodeWithSignature("paused()"), "");
+        config = writeConfig("no-pause.json");
+        refuses("usdc does not answer paused()");
+        vm.mockCall(
+            address(usdc), abi.encodeWithSignature("isBlacklisted(address)", address(usdc)), ""
+        );
+        refuses("usdc does not answer isBlacklisted(address)");
     }
 
     function test_RevertWhen_TokenIsPausedOrRefusesARole() public {
@@ -188,6 +252,8 @@ contract DeployTest is ScriptBase {
         set(config, "minReserveBps", "500");
         ISplitter splitter = script.deploy(config, folder);
         assertEq(splitter.MIN_HUB_BPS(), 1000);
+        IJecpSplitterV2.Batch memory empty;
+        vm.expectCall(address(splitter), abi.encodeCall(IJecpSplitterV2.record, (empty, 0)));
         script.deploy(config, folder);
         string memory book = vm.readFile(file("84532.json"));
         assertEq(vm.parseJsonAddress(book, ".JecpSplitterV2.address"), address(splitter));
@@ -203,9 +269,25 @@ contract DeployTest is ScriptBase {
 
     // ------------------------------------------------------------ helpers
 
+    /// @dev Where the configuration leads to: deploys into a folder of its own, and takes it back.
+    function predict() internal returns (address splitter) {
+        uint256 before = vm.snapshotState();
+        splitter = address(script.deploy(config, file("elsewhere")));
+        vm.revertToState(before);
+    }
+
     function begin(string memory name) internal {
         setUpChain(string.concat("deploy-", name));
         config = writeConfig("config.json");
+    }
+
+    /// @dev Base, with a token of that name at the address of its USDC.
+    function onBase(string memory name) internal {
+        vm.chainId(8453);
+        usdc = UsdcDouble(0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913);
+        deployCodeTo("UsdcDouble.sol:UsdcDouble", address(usdc));
+        usdc.initialize(name, address(this));
+        config = writeConfig("base.json");
     }
 
     function refuses(string memory what) internal {

@@ -63,6 +63,7 @@ abstract contract ScriptBase is Test {
     function writeConfig(string memory name) internal returns (string memory path) {
         path = file(name);
         string memory c = "config";
+        vm.serializeString(c, "version", "1.1.1");
         vm.serializeUint(c, "chainId", block.chainid);
         vm.serializeAddress(c, "usdc", address(usdc));
         vm.serializeBytes32(c, "usdcDomainSeparator", usdc.DOMAIN_SEPARATOR());

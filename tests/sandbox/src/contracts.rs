@@ -101,6 +101,7 @@ impl Contracts {
 
         let config = folder.join("deploy.json");
         let json = json!({
+            "version": "1.1.1",
             "chainId": 84_532,
             "usdc": USDC_BASE_SEPOLIA,
             "usdcDomainSeparator": USDC_DOMAIN_SEPARATOR,
@@ -111,6 +112,7 @@ impl Contracts {
             "authorizedSettler": roles.authorized_settler,
             "perTxCap": 1_000_000_000,
             "allowEoaRoles": true,
+            "facilitators": [],
         });
         fs::write(&config, serde_json::to_vec_pretty(&json)?)?;
         let mut contracts = Self {
