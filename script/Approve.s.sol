@@ -21,11 +21,15 @@ contract Approve is SplitterScript {
         _refuseUnless(
             path, _equal(version, V2), "splitter is version 1.1.1, which knows no approval"
         );
-        _refuseUnless(path, _isRegistered(r, version), "capabilityId is not registered yet");
+        _refuseUnless(
+            path, _isRegistered(r, version), "capabilityId is not registered with these terms"
+        );
         if (_isPayable(r)) {
             console.log("already approved");
             return;
         }
+        (,,,, bool active) = r.splitter.capabilities(r.capabilityId);
+        _refuseUnless(path, !active, "capabilityId is payable to another provider");
         require(
             msg.sender == r.splitter.relayer(),
             "Approve: --sender is not the Splitter's relayer; only it approves"

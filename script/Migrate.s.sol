@@ -16,9 +16,10 @@ import {SplitterScript} from "./base/SplitterScript.sol";
 /// registrations lie), and optionally logRange (blocks per query, 10,000 when absent). In steps,
 /// each chosen by `--sig`:
 ///
-/// - `exportCapabilities()` reads the events of `from`, checks each capability against its state,
-///   and writes `<folder>/<capabilityId>.json`, a registration at `to` without its signature, and
-///   the typed data that the provider signs. It never overwrites a file.
+/// - `exportCapabilities()` reads the events of `from`, checks each capability against its state
+///   and against the minimum shares of a `to` of version 2, and writes
+/// `<folder>/<capabilityId>.json`, a registration at `to` without its signature, and the typed data
+/// that the provider signs. It never overwrites a file.
 /// - the providers sign; each signature goes into its file as `signature`.
 /// - `register()` submits all of them, or nothing while one is missing or wrong.
 /// - `drain()` splits what is still accounted at `from`, and says what else lies there.
@@ -56,6 +57,7 @@ contract Migrate is SplitterScript {
     function exportCapabilities(string memory path) public {
         Migration memory m = _readMigration(path);
         _refuseUnless(path, m.deadline > block.timestamp, "deadline has passed");
+        _refuseUnless(path, m.fromBlock <= block.number, "fromBlock is not there yet");
         string memory index = _index(m);
         _refuseUnless(
             path,
@@ -64,6 +66,7 @@ contract Migrate is SplitterScript {
         );
 
         bytes32[] memory ids = _activeCapabilities(m);
+        _checkShares(m, ids);
         vm.createDir(m.folder, true);
         for (uint256 i = 0; i < ids.length; i++) {
             _writeRegistration(m, ids[i]);
@@ -91,6 +94,20 @@ contract Migrate is SplitterScript {
                 (,,,, bool active) = m.from.capabilities(id);
                 if (active && !_contains(ids, id)) ids = _append(ids, id);
             }
+        }
+    }
+
+    /// @dev Nobody shall sign what version 2 refuses for its shares.
+    function _checkShares(Migration memory m, bytes32[] memory ids) internal view {
+        if (!_equal(_versionOf(m.path, "to", m.to), V2)) return;
+        uint256 minHubBps = m.to.MIN_HUB_BPS();
+        uint256 minReserveBps = m.to.MIN_RESERVE_BPS();
+        for (uint256 i = 0; i < ids.length; i++) {
+            (,, uint16 hubBps, uint16 reserveBps,) = m.from.capabilities(ids[i]);
+            string memory what =
+                string.concat("to has a minimum above capability ", vm.toString(ids[i]));
+            _refuseUnless(m.path, hubBps >= minHubBps, string.concat(what, "'s hubBps"));
+            _refuseUnless(m.path, reserveBps >= minReserveBps, string.concat(what, "'s reserveBps"));
         }
     }
 

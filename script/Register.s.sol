@@ -10,7 +10,8 @@ import {SplitterScript} from "./base/SplitterScript.sol";
 /// Reads the file named by `REGISTRATION`: chainId, splitter, capabilityId, provider, providerBps,
 /// hubBps, reserveBps, nonce, deadline, signature. A capability that is already registered with
 /// these very terms is left alone; with other terms the script refuses. At a JecpSplitter of
-/// version 2 the relayer makes it payable afterwards, see Approve.
+/// version 2 the relayer makes it payable afterwards, see Approve; until then the provider may
+/// register other terms.
 contract Register is SplitterScript {
     function run() external {
         submit(vm.envString("REGISTRATION"));

@@ -39,6 +39,8 @@ interface ISplitter {
     /// @dev Version 1.1.1.
     function totalOwed() external view returns (uint256);
     /// @dev Version 2.
+    function usedNonces(address provider, bytes32 nonce) external view returns (bool);
+    /// @dev Version 2.
     function registrations(bytes32 capabilityId, address provider)
         external
         view
@@ -87,6 +89,11 @@ interface IUsdc {
     function DOMAIN_SEPARATOR() external view returns (bytes32);
     function isBlacklisted(address account) external view returns (bool);
     function balanceOf(address account) external view returns (uint256);
+}
+
+/// @dev What a provider with code is asked (ERC-1271).
+interface ISigner {
+    function isValidSignature(bytes32 hash, bytes calldata signature) external view returns (bytes4);
 }
 
 /// @dev What tells a Safe from any other contract.

@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {Script} from "forge-std/Script.sol";
 import {stdJson} from "forge-std/StdJson.sol";
-import {ISplitter} from "./ISplitter.sol";
+import {ISigner, ISplitter} from "./ISplitter.sol";
 
 /// @dev What the scripts share. Every refusal happens before the first broadcast and reads
 /// "file: key what is wrong with it".
@@ -12,6 +12,10 @@ abstract contract SplitterScript is Script {
 
     string internal constant V1 = "1.1.1";
     string internal constant V2 = "2";
+
+    /// @dev Half the order of secp256k1: every signature has a twin above it, which is refused.
+    uint256 internal constant HALF_ORDER =
+        0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
 
     bytes32 internal constant REGISTER_TYPEHASH = keccak256(
         "Register(bytes32 capabilityId,address provider,uint16 providerBps,uint16 hubBps,uint16 reserveBps,bytes32 nonce,uint256 deadline)"
@@ -131,11 +135,11 @@ abstract contract SplitterScript is Script {
         _refuseUnless(
             path, block.timestamp <= r.deadline, "deadline has passed; have it signed again"
         );
-        if (_equal(version, V1)) {
-            _refuseUnless(
-                path, !r.splitter.usedNonces(r.nonce), "nonce was used; have it signed again"
-            );
-        } else {
+        bool isV2 = _equal(version, V2);
+        bool used =
+            isV2 ? r.splitter.usedNonces(r.provider, r.nonce) : r.splitter.usedNonces(r.nonce);
+        _refuseUnless(path, !used, "nonce was used; have it signed again");
+        if (isV2) {
             _refuseUnless(
                 path, r.hubBps >= r.splitter.MIN_HUB_BPS(), "hubBps is below the Splitter's minimum"
             );
@@ -146,16 +150,12 @@ abstract contract SplitterScript is Script {
             );
         }
         _refuseUnless(path, r.signature.length != 0, "signature is missing; have it signed");
-        // A contract provider (version 2, ERC-1271) is asked by the Splitter itself.
-        if (r.provider.code.length == 0) {
-            _refuseUnless(
-                path, _recover(r) == r.provider, "signature is not the provider's over these terms"
-            );
-        }
+        _refuseUnless(path, _isSigned(r, isV2), "signature is not the provider's over these terms");
         return true;
     }
 
-    /// @dev True when registered with the same terms; refuses when with others.
+    /// @dev True when registered with the same terms; refuses when these cannot be registered any
+    /// more. At version 2 that is when somebody is paid: what is not payable may be signed anew.
     function _isRegistered(Registration memory r, string memory version)
         internal
         view
@@ -163,13 +163,17 @@ abstract contract SplitterScript is Script {
     {
         if (_equal(version, V2)) {
             (uint16 p, uint16 h, uint16 s) = r.splitter.registrations(r.capabilityId, r.provider);
-            if (uint256(p) + h + s == 0) return false;
+            if (p == r.providerBps && h == r.hubBps && s == r.reserveBps && p | h | s != 0) {
+                return true;
+            }
+            (address payee,,,, bool payable_) = r.splitter.capabilities(r.capabilityId);
             _refuseUnless(
                 r.path,
-                p == r.providerBps && h == r.hubBps && s == r.reserveBps,
-                "capabilityId is already registered with other terms"
+                !payable_ || payee == r.provider,
+                "capabilityId is payable to another provider"
             );
-            return true;
+            _refuseUnless(r.path, !payable_, "capabilityId is already registered with other terms");
+            return false;
         }
         (address provider, uint16 providerBps, uint16 hubBps, uint16 reserveBps, bool active) =
             r.splitter.capabilities(r.capabilityId);
@@ -219,9 +223,21 @@ abstract contract SplitterScript is Script {
             );
     }
 
-    /// @dev The signer, or zero for whatever is not 65 bytes.
-    function _recover(Registration memory r) internal view returns (address) {
-        bytes memory signature = r.signature;
+    /// @dev As the Splitter itself looks at it: a key first, whatever code lies over it (EIP-7702);
+    /// then, at version 2, the code (ERC-1271).
+    function _isSigned(Registration memory r, bool isV2) internal view returns (bool) {
+        bytes32 digest = _digest(r);
+        address signer = _recover(digest, r.signature);
+        if (signer != address(0) && signer == r.provider) return true;
+        if (!isV2 || r.provider.code.length == 0) return false;
+        bytes memory question = abi.encodeCall(ISigner.isValidSignature, (digest, r.signature));
+        (bool success, bytes memory answer) = r.provider.staticcall(question);
+        return success && answer.length >= 32
+            && abi.decode(answer, (bytes32)) == bytes32(ISigner.isValidSignature.selector);
+    }
+
+    /// @dev The signer, or zero for whatever is not 65 bytes with the lower s.
+    function _recover(bytes32 digest, bytes memory signature) internal pure returns (address) {
         if (signature.length != 65) return address(0);
         bytes32 first;
         bytes32 second;
@@ -229,7 +245,8 @@ abstract contract SplitterScript is Script {
             first := mload(add(signature, 0x20))
             second := mload(add(signature, 0x40))
         }
-        return ecrecover(_digest(r), uint8(signature[64]), first, second);
+        if (uint256(second) > HALF_ORDER) return address(0);
+        return ecrecover(digest, uint8(signature[64]), first, second);
     }
 
     /// @dev An account with a key: no code, or an EIP-7702 delegation.

@@ -5,6 +5,7 @@ import {Vm, VmSafe} from "forge-std/Vm.sol";
 import {Migrate} from "../../../script/Migrate.s.sol";
 import {ISplitter} from "../../../script/base/ISplitter.sol";
 import {JecpSplitter} from "../../src/JecpSplitter.sol";
+import {JecpSplitterV2} from "../../src/JecpSplitterV2.sol";
 import {ScriptBase} from "./ScriptBase.t.sol";
 
 /// @dev Answers `eth_getLogs` from the logs of this test, since there is no node.
@@ -182,6 +183,27 @@ contract MigrateTest is ScriptBase {
         script.register(migration);
     }
 
+    function test_RevertWhen_FromBlockIsInTheFuture() public {
+        begin("future");
+        set(migration, "fromBlock", vm.toString(block.number + 1));
+        refusesExport("fromBlock is not there yet");
+        set(migration, "fromBlock", vm.toString(block.number));
+        script.exportCapabilities(migration);
+    }
+
+    function test_RevertWhen_SharesAreBelowTheMinimumsOfVersion2() public {
+        begin("minimums");
+        string memory what =
+            string.concat("to has a minimum above capability ", vm.toString(AGAIN), "'s ");
+        set(migration, "to", quoted(version2(701, 300)));
+        refusesExport(string.concat(what, "hubBps"));
+        set(migration, "to", quoted(version2(700, 301)));
+        refusesExport(string.concat(what, "reserveBps"));
+        assertFalse(vm.exists(file("export")), "nothing was written");
+        set(migration, "to", quoted(version2(700, 300)));
+        script.exportCapabilities(migration);
+    }
+
     function test_AsksForLogsInRanges() public {
         begin("ranges");
         vm.roll(1_000_000);
@@ -226,6 +248,22 @@ contract MigrateTest is ScriptBase {
             relayerAdmin,
             settler_,
             1_000_000_000
+        );
+    }
+
+    function version2(uint256 minHubBps, uint256 minReserveBps) internal returns (address) {
+        return address(
+            new JecpSplitterV2(
+                address(usdc),
+                hubTreasury,
+                networkReserve,
+                relayer,
+                relayerAdmin,
+                makeAddr("new settler"),
+                1_000_000_000,
+                minHubBps,
+                minReserveBps
+            )
         );
     }
 
