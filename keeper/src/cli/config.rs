@@ -1,7 +1,7 @@
 //! The configuration file.
 
 use crate::{
-    edge::{Auth, Catalogue},
+    edge::{Auth, Catalogue, one_line},
     signer::KmsKey,
     x402::Network,
 };
@@ -276,12 +276,6 @@ impl Config {
     pub(super) fn chain_of(&self, splitter: &Splitter) -> Option<&Chain> {
         self.chain.iter().find(|chain| chain.id == splitter.chain)
     }
-}
-
-/// What is wrong with a file, as one sentence: the field, then why.
-fn one_line(error: &figment::Error) -> String {
-    let problem = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    if error.path.is_empty() { problem } else { format!("{}: {problem}", error.path.join(".")) }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub struct Catalogue {
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     /// Unreadable, or with a field that does not belong there.
-    #[error("{}: {}", .0.path.join("."), .0.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" "))]
+    #[error("{}", one_line(.0))]
     Unreadable(Box<figment::Error>),
     /// A capability that cannot be sold.
     #[error("capability {capability}: {problem}")]
@@ -42,6 +42,12 @@ pub enum CatalogueError {
         /// Why.
         problem: String,
     },
+}
+
+/// What is wrong with a file, as one sentence: the field, then why.
+pub(crate) fn one_line(error: &figment::Error) -> String {
+    let problem = error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    if error.path.is_empty() { problem } else { format!("{}: {problem}", error.path.join(".")) }
 }
 
 #[derive(Debug, Deserialize)]

@@ -28,7 +28,7 @@ const STORE_ATTEMPTS: u32 = 20;
 enum Turn {
     /// The answer is stored.
     Stored(Value),
-    /// We call, for the so manieth time.
+    /// We call; this is the number of the attempt.
     Ours(u64),
     /// Somebody else calls.
     Theirs,

@@ -14,6 +14,7 @@ mod payment;
 mod site;
 
 pub use capability::{Capability, Registration, Registrations};
+pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use site::{Auth, Site};

@@ -206,6 +206,12 @@ impl Tx {
             "DELETE FROM splitter_events
                 WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
         ];
+        const FORGET: [&str; 3] = [
+            "DELETE FROM x402_pull_events
+                WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
+            "DELETE FROM payout_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
+            "DELETE FROM splitter_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
+        ];
         let chain = bigint("chain id", chain_id)?;
         let at = hex(splitter);
         let from = bigint("block number", window.from)?;
@@ -213,11 +219,12 @@ impl Tx {
             execute!(self, delete, chain, &at, from)?;
         }
         // A reorg may have moved a log here from a block outside of the range.
-        let moved = window.pulls.iter().map(|pull| ("x402_pull_events", pull.at));
-        let moved = moved.chain(window.payouts.iter().map(|payout| ("payout_events", payout.at)));
-        let moved = moved.chain(window.logs.iter().map(|log| ("splitter_events", log.at)));
-        for (table, at) in moved {
-            self.forget_log(chain, table, &at).await?;
+        let moved = window.pulls.iter().map(|pull| (FORGET[0], pull.at));
+        let moved = moved.chain(window.payouts.iter().map(|payout| (FORGET[1], payout.at)));
+        let moved = moved.chain(window.logs.iter().map(|log| (FORGET[2], log.at)));
+        for (forget, at) in moved {
+            let index = bigint("log index", at.log_index)?;
+            execute!(self, forget, chain, hex(at.tx_hash), index)?;
         }
         for pull in &window.pulls {
             self.insert_pull(chain, &at, &hex(asset), pull).await?;
@@ -230,24 +237,6 @@ impl Tx {
         }
         let next = window.to.saturating_add(1);
         self.set_cursor(chain_id, splitter, Stream::Mirror, next, Some(window.head_hash)).await
-    }
-
-    async fn forget_log(&mut self, chain: i64, table: &'static str, at: &LogRef) -> Result<()> {
-        let delete = match table {
-            "x402_pull_events" => {
-                "DELETE FROM x402_pull_events
-                    WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
-            }
-            "payout_events" => {
-                "DELETE FROM payout_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
-            }
-            _ => {
-                "DELETE FROM splitter_events
-                    WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3"
-            }
-        };
-        execute!(self, delete, chain, hex(at.tx_hash), bigint("log index", at.log_index)?)?;
-        Ok(())
     }
 
     async fn insert_pull(
