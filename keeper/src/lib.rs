@@ -5,6 +5,7 @@ pub mod driver;
 pub mod edge;
 pub mod eip3009;
 pub mod facilitator;
+pub mod failpoint;
 pub mod ledger;
 pub mod lifecycle;
 pub mod outbox;

@@ -8,11 +8,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use keeper::{
     chain::{BlockTag, Chain},
     eip3009::{Authorization, FiatToken, Terms, domain, sign},
+    failpoint::Point,
     ledger::{
-        IntentKind, Ledger, NewIntent, NewSettlement, Reservation, Settlement, SettlementQuery,
-        SplitterRecord,
+        Ledger, NewIntent, NewSettlement, Reservation, Settlement, SettlementQuery, SplitterRecord,
     },
-    lifecycle::{KeeperState, Status, StatusEvent},
+    lifecycle::{IntentKind, KeeperState, Status, StatusEvent},
     reconciler::{Reconciliation, reconcile},
     splitter::{SplitTerms, capability_id},
     x402::{MicroUsdc, Network, SignedAuthorization, Version},
@@ -29,6 +29,8 @@ use std::{
 };
 use tokio::{sync::OnceCell, time::Instant};
 
+/// Where a test's own commits are, as failpoints go: nowhere.
+pub(crate) const HERE: Point = Point::Enter;
 /// How long anything may take on a busy machine before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -445,5 +447,5 @@ pub(crate) async fn smuggle(stack: &Stack, database: &str, draft: &Draft, with_p
         .await
         .unwrap();
     }
-    tx.commit().await.unwrap();
+    tx.commit(HERE).await.unwrap();
 }

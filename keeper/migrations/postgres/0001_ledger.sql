@@ -154,7 +154,17 @@ CREATE TABLE leases (
     name          TEXT   PRIMARY KEY,
     holder        TEXT   NOT NULL,
     epoch         BIGINT NOT NULL CHECK (epoch > 0),
-    expires_at_ms BIGINT NOT NULL
+    expires_at_ms BIGINT NOT NULL,
+    -- which history of the database its holder wrote in
+    origin        TEXT   NOT NULL
+);
+
+-- The newest final block that was seen; nothing up to it may change any more.
+CREATE TABLE chains (
+    chain_id         BIGINT      PRIMARY KEY,
+    finalized_number BIGINT      NOT NULL CHECK (finalized_number >= 0),
+    finalized_hash   TEXT        NOT NULL CHECK (length(finalized_hash) = 66),
+    updated_at       TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE signers (
@@ -163,9 +173,47 @@ CREATE TABLE signers (
     role               TEXT   NOT NULL CHECK (role IN ('settler', 'puller')),
     next_account_nonce BIGINT NOT NULL CHECK (next_account_nonce >= 0),
     epoch              BIGINT NOT NULL,
+    -- account nonces below quarantine_end may be used by envelopes that the ledger has lost
     quarantined_at     TIMESTAMPTZ,
+    quarantine_end     BIGINT,
+    quarantine_reason  TEXT,
+    -- why nothing new is begun
+    closed             TEXT CHECK (closed IN (
+        'transaction_cap', 'day_cap', 'low_balance', 'quarantine')),
     PRIMARY KEY (chain_id, address)
 );
+
+-- What an operator sets at run time goes before the configuration. Wei.
+CREATE TABLE spending_limits (
+    chain_id             BIGINT NOT NULL,
+    signer               TEXT   NOT NULL,
+    transaction_wei      BIGINT NOT NULL CHECK (transaction_wei >= 0),
+    hard_transaction_wei BIGINT NOT NULL CHECK (hard_transaction_wei >= transaction_wei),
+    day_wei              BIGINT NOT NULL CHECK (day_wei >= 0),
+    low_balance_wei      BIGINT NOT NULL CHECK (low_balance_wei >= 0),
+    PRIMARY KEY (chain_id, signer),
+    FOREIGN KEY (chain_id, signer) REFERENCES signers (chain_id, address)
+);
+
+-- What an operator wants of the outbox. The leader carries it out and says what came of it.
+CREATE TABLE outbox_orders (
+    id            BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    chain_id      BIGINT NOT NULL,
+    signer        TEXT   NOT NULL,
+    action        TEXT   NOT NULL CHECK (action IN (
+        'rebroadcast', 'bump', 'cancel', 'resolve', 'quarantine', 'release')),
+    account_nonce BIGINT,
+    settlement_id TEXT REFERENCES x402_settlements (id),
+    tx_hash       TEXT CHECK (length(tx_hash) = 66),
+    reason        TEXT NOT NULL,
+    ordered_at    TIMESTAMPTZ NOT NULL,
+    done_at       TIMESTAMPTZ,
+    succeeded     BOOLEAN,
+    outcome       TEXT,
+    FOREIGN KEY (chain_id, signer) REFERENCES signers (chain_id, address),
+    CHECK ((done_at IS NULL) = (outcome IS NULL) AND (done_at IS NULL) = (succeeded IS NULL))
+);
+CREATE INDEX outbox_orders_open ON outbox_orders (chain_id, signer) WHERE done_at IS NULL;
 
 -- Work that a transaction must do. A settlement is pulled once and recorded once. What would revert
 -- now is looked at again when it is due, so that it does not hold up what stands behind it.
@@ -188,6 +236,8 @@ CREATE TABLE intents (
     reason                 TEXT,
     deferrals              BIGINT      NOT NULL DEFAULT 0 CHECK (deferrals >= 0),
     due_at_ms              BIGINT      NOT NULL,
+    -- since when somebody was told that it is late
+    flagged_at             TIMESTAMPTZ,
     created_at             TIMESTAMPTZ NOT NULL,
     UNIQUE (kind, settlement_id),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
@@ -216,6 +266,9 @@ CREATE TABLE transactions (
     gas_used            BIGINT,
     l2_fee_wei          BIGINT,
     l1_fee_wei          BIGINT,
+    -- most that it can cost: its dearest envelope, and its data
+    max_cost_wei        BIGINT       NOT NULL CHECK (max_cost_wei >= 0),
+    data_fee_wei        BIGINT       NOT NULL CHECK (data_fee_wei >= 0),
     reason              TEXT,
     created_at          TIMESTAMPTZ NOT NULL,
     UNIQUE (chain_id, signer, account_nonce),
@@ -390,8 +443,8 @@ DECLARE
     name TEXT;
 BEGIN
     FOREACH name IN ARRAY ARRAY['splitters', 'x402_settlements', 'deliveries', 'settlement_events',
-        'event_positions', 'event_seals', 'leases', 'signers', 'intents', 'transactions',
-        'transaction_intents', 'attempts', 'accounts', 'journals', 'postings']
+        'event_positions', 'event_seals', 'leases', 'chains', 'signers', 'outbox_orders', 'intents',
+        'transactions', 'transaction_intents', 'attempts', 'accounts', 'journals', 'postings']
     LOOP
         EXECUTE format('CREATE TRIGGER %I BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION forbid()',
             name || '_no_delete', name);

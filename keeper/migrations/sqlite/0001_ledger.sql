@@ -154,7 +154,17 @@ CREATE TABLE leases (
     name          TEXT    PRIMARY KEY,
     holder        TEXT    NOT NULL,
     epoch         INTEGER NOT NULL CHECK (epoch > 0),
-    expires_at_ms INTEGER NOT NULL
+    expires_at_ms INTEGER NOT NULL,
+    -- which history of the database its holder wrote in
+    origin        TEXT    NOT NULL
+) STRICT;
+
+-- The newest final block that was seen; nothing up to it may change any more.
+CREATE TABLE chains (
+    chain_id         INTEGER PRIMARY KEY,
+    finalized_number INTEGER NOT NULL CHECK (finalized_number >= 0),
+    finalized_hash   TEXT    NOT NULL CHECK (length(finalized_hash) = 66),
+    updated_at       TEXT    NOT NULL
 ) STRICT;
 
 CREATE TABLE signers (
@@ -163,9 +173,47 @@ CREATE TABLE signers (
     role               TEXT    NOT NULL CHECK (role IN ('settler', 'puller')),
     next_account_nonce INTEGER NOT NULL CHECK (next_account_nonce >= 0),
     epoch              INTEGER NOT NULL,
+    -- account nonces below quarantine_end may be used by envelopes that the ledger has lost
     quarantined_at     TEXT,
+    quarantine_end     INTEGER,
+    quarantine_reason  TEXT,
+    -- why nothing new is begun
+    closed             TEXT CHECK (closed IN (
+        'transaction_cap', 'day_cap', 'low_balance', 'quarantine')),
     PRIMARY KEY (chain_id, address)
 ) STRICT;
+
+-- What an operator sets at run time goes before the configuration. Wei.
+CREATE TABLE spending_limits (
+    chain_id             INTEGER NOT NULL,
+    signer               TEXT    NOT NULL,
+    transaction_wei      INTEGER NOT NULL CHECK (transaction_wei >= 0),
+    hard_transaction_wei INTEGER NOT NULL CHECK (hard_transaction_wei >= transaction_wei),
+    day_wei              INTEGER NOT NULL CHECK (day_wei >= 0),
+    low_balance_wei      INTEGER NOT NULL CHECK (low_balance_wei >= 0),
+    PRIMARY KEY (chain_id, signer),
+    FOREIGN KEY (chain_id, signer) REFERENCES signers (chain_id, address)
+) STRICT;
+
+-- What an operator wants of the outbox. The leader carries it out and says what came of it.
+CREATE TABLE outbox_orders (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id      INTEGER NOT NULL,
+    signer        TEXT    NOT NULL,
+    action        TEXT    NOT NULL CHECK (action IN (
+        'rebroadcast', 'bump', 'cancel', 'resolve', 'quarantine', 'release')),
+    account_nonce INTEGER,
+    settlement_id TEXT REFERENCES x402_settlements (id),
+    tx_hash       TEXT CHECK (length(tx_hash) = 66),
+    reason        TEXT NOT NULL,
+    ordered_at    TEXT NOT NULL,
+    done_at       TEXT,
+    succeeded     INTEGER,
+    outcome       TEXT,
+    FOREIGN KEY (chain_id, signer) REFERENCES signers (chain_id, address),
+    CHECK ((done_at IS NULL) = (outcome IS NULL) AND (done_at IS NULL) = (succeeded IS NULL))
+) STRICT;
+CREATE INDEX outbox_orders_open ON outbox_orders (chain_id, signer) WHERE done_at IS NULL;
 
 -- Work that a transaction must do. A settlement is pulled once and recorded once. What would revert
 -- now is looked at again when it is due, so that it does not hold up what stands behind it.
@@ -188,6 +236,8 @@ CREATE TABLE intents (
     reason                 TEXT,
     deferrals              INTEGER NOT NULL DEFAULT 0 CHECK (deferrals >= 0),
     due_at_ms              INTEGER NOT NULL,
+    -- since when somebody was told that it is late
+    flagged_at             TEXT,
     created_at             TEXT    NOT NULL,
     UNIQUE (kind, settlement_id),
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
@@ -216,6 +266,9 @@ CREATE TABLE transactions (
     gas_used      INTEGER,
     l2_fee_wei    INTEGER,
     l1_fee_wei    INTEGER,
+    -- most that it can cost: its dearest envelope, and its data
+    max_cost_wei  INTEGER NOT NULL CHECK (max_cost_wei >= 0),
+    data_fee_wei  INTEGER NOT NULL CHECK (data_fee_wei >= 0),
     reason        TEXT,
     created_at    TEXT    NOT NULL,
     UNIQUE (chain_id, signer, account_nonce),
@@ -397,6 +450,10 @@ CREATE TRIGGER leases_no_delete BEFORE DELETE ON leases
 BEGIN SELECT RAISE(ABORT, 'DELETE of leases is forbidden'); END;
 CREATE TRIGGER signers_no_delete BEFORE DELETE ON signers
 BEGIN SELECT RAISE(ABORT, 'DELETE of signers is forbidden'); END;
+CREATE TRIGGER chains_no_delete BEFORE DELETE ON chains
+BEGIN SELECT RAISE(ABORT, 'DELETE of chains is forbidden'); END;
+CREATE TRIGGER outbox_orders_no_delete BEFORE DELETE ON outbox_orders
+BEGIN SELECT RAISE(ABORT, 'DELETE of outbox_orders is forbidden'); END;
 CREATE TRIGGER intents_no_delete BEFORE DELETE ON intents
 BEGIN SELECT RAISE(ABORT, 'DELETE of intents is forbidden'); END;
 CREATE TRIGGER transactions_no_delete BEFORE DELETE ON transactions

@@ -32,7 +32,7 @@ pub struct Chain {
     endpoints: Arc<[Endpoint]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Endpoint {
     /// Host and port: URLs carry keys.
     name: String,
@@ -90,9 +90,7 @@ impl Chain {
             let answer = endpoint.client.request::<_, U64>("eth_blockNumber", ()).await;
             match answer {
                 Ok(_) => {
-                    let endpoint =
-                        Endpoint { name: endpoint.name.clone(), client: endpoint.client.clone() };
-                    return Ok(Self { endpoints: Arc::new([endpoint]) });
+                    return Ok(Self { endpoints: Arc::new([endpoint.clone()]) });
                 }
                 Err(error) => reason = format!("{}: {}", endpoint.name, describe(&error)),
             }
@@ -121,6 +119,24 @@ impl Chain {
     pub async fn transaction_count(&self, account: Address, tag: BlockTag) -> Result<u64> {
         let params = (account, tag.to_string());
         Ok(self.request::<_, U64>("eth_getTransactionCount", params).await?.to())
+    }
+
+    /// The highest transaction count that any endpoint knows of: their pools differ.
+    pub async fn highest_transaction_count(&self, account: Address, tag: BlockTag) -> Result<u64> {
+        let mut highest = None;
+        let mut failure = None;
+        for endpoint in self.endpoints.iter() {
+            let one = Self { endpoints: Arc::new([endpoint.clone()]) };
+            match one.transaction_count(account, tag).await {
+                Ok(count) => highest = highest.max(Some(count)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        highest.ok_or_else(|| {
+            let reason = "none is configured".to_owned();
+            let method = "eth_getTransactionCount";
+            failure.unwrap_or(ChainError::Unavailable { method, reason })
+        })
     }
 
     /// A receipt, once the transaction is mined.

@@ -2,11 +2,13 @@
 //! receipts, logs, fees, and what a node's answer to a transaction means.
 
 mod client;
+mod fees;
 mod heads;
 mod send;
 mod types;
 
 pub use client::Chain;
+pub use fees::DataFee;
 pub use heads::{Heads, SeenHead};
 pub use send::{SendClass, classify_send_error};
 pub use types::{BlockTag, Head, Receipt, Transaction};

@@ -11,6 +11,8 @@ use std::fmt;
 /// Which block to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockTag {
+    /// The block after it, as the node's pool would make it. Only counts are read of it.
+    Pending,
     /// Newest sealed block.
     Latest,
     /// Newest block whose data is on L1.
@@ -24,6 +26,7 @@ pub enum BlockTag {
 impl fmt::Display for BlockTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Pending => f.write_str("pending"),
             Self::Latest => f.write_str("latest"),
             Self::Safe => f.write_str("safe"),
             Self::Finalized => f.write_str("finalized"),
@@ -114,4 +117,12 @@ pub struct Transaction {
     pub to: Option<Address>,
     /// With what.
     pub input: Bytes,
+    nonce: U64,
+}
+
+impl Transaction {
+    /// The sender's account nonce.
+    pub fn account_nonce(&self) -> u64 {
+        self.nonce.to()
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
     chain::{BlockTag, Chain, ChainError},
     edge::{Health, TrustRoot},
     eip3009::{FiatToken, domain},
+    failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
     signer::{KmsSigner, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
@@ -296,7 +297,7 @@ pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
 pub(super) async fn enter(ledger: &Ledger, station: &Station) -> Result<(), Obstacle> {
     let mut tx = ledger.begin().await?;
     tx.enter_splitter(&station.record).await?;
-    tx.commit().await?;
+    tx.commit(Point::Enter).await?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     edge::{Auth, Catalogue, one_line},
+    lifecycle::Limits,
     signer::KmsKey,
     x402::Network,
 };
@@ -82,6 +83,61 @@ pub(super) struct Chain {
     /// At most this long between two reconciliations.
     #[serde(default = "default_reconcile_interval", with = "humantime_serde")]
     pub(super) reconcile_interval: Duration,
+    /// What each signer may spend.
+    #[serde(default)]
+    pub(super) spending: Spending,
+}
+
+/// What each signer may spend on fees, wei; `keeper tx limits` changes it at run time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Spending {
+    /// Most that a new transaction may cost.
+    transaction_wei: u64,
+    /// Most that a transaction may cost that has its account nonce already.
+    hard_transaction_wei: u64,
+    /// Most that the transactions of 24 hours may cost.
+    day_wei: u64,
+    /// What must be left of the balance when everything under way is paid.
+    low_balance_wei: u64,
+}
+
+impl Default for Spending {
+    fn default() -> Self {
+        Self {
+            transaction_wei: 2_000_000_000_000_000,
+            hard_transaction_wei: 6_000_000_000_000_000,
+            day_wei: 100_000_000_000_000_000,
+            low_balance_wei: 5_000_000_000_000_000,
+        }
+    }
+}
+
+impl Spending {
+    fn check(&self) -> Result<(), String> {
+        if self.hard_transaction_wei < self.transaction_wei {
+            return Err(
+                "spending.hard_transaction_wei must be at least spending.transaction_wei: \
+                        what is begun must be finished"
+                    .to_owned(),
+            );
+        }
+        let fields = [self.hard_transaction_wei, self.day_wei, self.low_balance_wei];
+        if fields.iter().any(|wei| i64::try_from(*wei).is_err()) {
+            return Err("spending: every limit must be below 9.2 ether".to_owned());
+        }
+        Ok(())
+    }
+
+    /// For the outbox.
+    pub(super) const fn limits(&self) -> Limits {
+        Limits {
+            transaction: self.transaction_wei,
+            hard_transaction: self.hard_transaction_wei,
+            day: self.day_wei,
+            low_balance: self.low_balance_wei,
+        }
+    }
 }
 
 /// Whether a Splitter takes new payments.
@@ -242,6 +298,7 @@ impl Config {
                     chain.id
                 ));
             }
+            chain.spending.check().map_err(|problem| format!("chain {}: {problem}", chain.id))?;
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
             }

@@ -4,6 +4,7 @@ use super::boot::{Keys, Station};
 use crate::{
     chain::{Chain, Heads},
     driver::Driver,
+    failpoint::Point,
     ledger::{Lease, Ledger, LedgerError, SignerRole},
     outbox::{Outbox, OutboxError},
     reconciler::{Reconciler, ReconcilerError},
@@ -103,10 +104,7 @@ impl Leader {
     }
 
     async fn acquire(&self, holder: &str) -> Result<Option<Lease>, LedgerError> {
-        let mut tx = self.ledger.begin().await?;
-        let lease = tx.acquire_lease(&self.name, holder, self.lease_time).await?;
-        tx.commit().await?;
-        Ok(lease)
+        self.ledger.acquire_lease(&self.name, holder, self.lease_time).await
     }
 
     /// Runs the services until the lease is lost or the program stops, then gives it back.
@@ -119,7 +117,7 @@ impl Leader {
         let released = async {
             let mut tx = self.ledger.begin().await?;
             tx.release_lease(lease).await?;
-            tx.commit().await
+            tx.commit(Point::Renew).await
         };
         if let Err(error) = released.await {
             tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
@@ -137,7 +135,7 @@ impl Leader {
             let renewal = async {
                 let mut tx = self.ledger.begin().await?;
                 tx.renew_lease(lease, self.lease_time).await?;
-                tx.commit().await
+                tx.commit(Point::Release).await
             };
             match renewal.await {
                 Ok(()) => renewed = Instant::now(),
@@ -170,6 +168,7 @@ impl Leader {
             let heads =
                 Heads::follow(chain.clone(), station.chain_settings.poll_interval, stop.clone());
             let token = stop.clone();
+            let limits = station.chain_settings.spending.limits();
             let make = move || {
                 Outbox {
                     chain_id,
@@ -179,6 +178,7 @@ impl Leader {
                     lease: lease.clone(),
                     signer: signer.clone(),
                     role,
+                    limits,
                 }
                 .run(token.clone())
             };

@@ -13,11 +13,12 @@ mod shares;
 
 use crate::{
     chain::Heads,
+    failpoint::Point,
     ledger::{
-        Contention, IntentKind, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
+        Contention, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
         SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
-    lifecycle::{KeeperEvent, KeeperState},
+    lifecycle::{IntentKind, KeeperEvent, KeeperState},
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
 };
 use alloy::primitives::{Address, B256, U256};
@@ -121,7 +122,7 @@ impl Driver {
         self.hold_stuck(&mut tx).await?;
         self.find_splits(&mut tx).await?;
         let split = self.split(&mut tx).await?;
-        tx.commit().await?;
+        tx.commit(Point::Drive).await?;
         memory.checked = mirrored;
         Ok(recorded || split)
     }
@@ -183,11 +184,15 @@ impl Driver {
         Ok(!unrecorded.is_empty())
     }
 
-    /// Finds the records that were asked for.
+    /// Finds the records that were asked for. One that is on the chain is not held any more.
     async fn find_records(&self, tx: &mut Tx) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let query = SettlementQuery::InKeeperState(KeeperState::Recording);
-        for settlement in tx.settlements(chain_id, address, query).await? {
+        let mut waiting = Vec::new();
+        for state in [KeeperState::Recording, KeeperState::Held] {
+            let query = SettlementQuery::InKeeperState(state);
+            waiting.extend(tx.settlements(chain_id, address, query).await?);
+        }
+        for settlement in waiting {
             let records =
                 tx.records_of(chain_id, address, settlement.payer, settlement.nonce).await?;
             let [record] = records.as_slice() else {
@@ -215,7 +220,7 @@ impl Driver {
     async fn hold_stuck(&self, tx: &mut Tx) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         for settlement in tx.settlements(chain_id, address, SettlementQuery::RecordHeld).await? {
-            hold(tx, &settlement, "its record reverts").await?;
+            hold(tx, &settlement, "its record reverted, or is lost").await?;
         }
         let query = SettlementQuery::InKeeperState(KeeperState::Recording);
         let mut sold = BTreeMap::new();

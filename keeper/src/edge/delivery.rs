@@ -7,6 +7,7 @@ use super::{
     payment::Paid,
 };
 use crate::{
+    failpoint::Point,
     ledger::{DeliveryRecord, LedgerError, Settlement},
     lifecycle::{Delivery, Failure},
 };
@@ -110,7 +111,7 @@ async fn store(
                     tx.fail_delivery(settlement, attempt, *failure, why).await?;
                 }
             }
-            tx.commit().await
+            tx.commit(Point::EndDelivery).await
         };
         tries += 1;
         match stored.await {
@@ -155,7 +156,7 @@ async fn take_turn(
                 let why = "the process that called the provider is gone";
                 let mut tx = site.ledger.begin().await?;
                 tx.fail_delivery(settlement, *attempts, Failure::Lost, why).await?;
-                tx.commit().await?;
+                tx.commit(Point::LoseDelivery).await?;
                 tracing::error!(
                     payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
                 );
@@ -172,7 +173,7 @@ async fn take_turn(
     }
     let mut tx = site.ledger.begin().await?;
     let attempt = tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
-    tx.commit().await?;
+    tx.commit(Point::BeginDelivery).await?;
     Ok(Turn::Ours(attempt))
 }
 

@@ -1,7 +1,7 @@
 //! How the daemon is, for operators and their orchestrators.
 
 use super::{Edge, Site};
-use crate::ledger::LedgerError;
+use crate::{ledger::LedgerError, lifecycle::Closed};
 use axum::{
     Json,
     extract::State,
@@ -145,10 +145,22 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
         let mut tx = site.ledger.read().await?;
         let held = tx.lease_is_held(&site.lease).await?;
         let caught_up = site.has_caught_up(&mut tx).await?;
-        Ok::<_, LedgerError>((held, caught_up, site.is_unsigned(&mut tx).await?))
+        let unsigned = site.is_unsigned(&mut tx).await?;
+        Ok::<_, LedgerError>((held, caught_up, unsigned, site.closed(&mut tx).await?))
     };
     match looked.await {
-        Ok((held, caught_up, unsigned)) => {
+        Ok((held, caught_up, unsigned, closed)) => {
+            match closed {
+                None => {}
+                Some(Closed::Quarantine) => {
+                    let why = "account nonces may be used that the ledger does not know";
+                    waiting.insert("quarantine".to_owned(), why);
+                }
+                Some(Closed::TransactionCap | Closed::DayCap | Closed::LowBalance) => {
+                    let why = "a spending limit is reached, or a balance is low";
+                    waiting.insert("spending".to_owned(), why);
+                }
+            }
             if unsigned {
                 waiting.insert("kms".to_owned(), "transactions wait for a signature");
             }

@@ -10,10 +10,9 @@ use super::{
 use crate::{
     chain::{BlockTag, ChainError},
     eip3009::{Authorization, FiatToken, Unverified, Verified, domain},
-    ledger::{
-        IntentKind, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
-    },
-    lifecycle::{Status, StatusEvent},
+    failpoint::Point,
+    ledger::{LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic},
+    lifecycle::{IntentKind, Status, StatusEvent},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
@@ -318,6 +317,10 @@ async fn try_reserve(
     if site.is_unsigned(&mut tx).await? {
         return Ok(Taken::Closed("nothing is being signed now"));
     }
+    if let Some(closed) = site.closed(&mut tx).await? {
+        tracing::warn!(%closed, "edge: nothing new is begun");
+        return Ok(Taken::Closed("no payment is begun now; no money moved"));
+    }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {
         tx.add_intent(&NewIntent {
@@ -334,7 +337,7 @@ async fn try_reserve(
         })
         .await?;
     }
-    match tx.commit().await {
+    match tx.commit(Point::Reserve).await {
         Ok(()) => Ok(Taken::Answer(Box::new(reservation))),
         Err(error) => Ok(Taken::Unknown(error)),
     }

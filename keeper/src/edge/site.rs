@@ -4,7 +4,8 @@ use super::{Capability, Registrations};
 use crate::{
     chain::{Chain, Heads},
     eip3009::{Terms, domain},
-    ledger::{Ledger, LedgerError, SplitterRecord, Stream, Tx},
+    ledger::{Ledger, LedgerError, SignerRecord, SplitterRecord, Stream, Tx},
+    lifecycle::Closed,
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
@@ -90,6 +91,22 @@ impl Site {
     /// When the ledger does not answer.
     pub async fn is_unsigned(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
         tx.is_unsigned_for(self.splitter.chain_id, MAX_UNSIGNED).await
+    }
+
+    /// Why one of the two keys begins nothing new, if it is so.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn closed(&self, tx: &mut Tx) -> Result<Option<Closed>, LedgerError> {
+        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
+        for signer in [self.puller, authorized_settler] {
+            if let Some(SignerRecord { closed: Some(closed), .. }) =
+                tx.signer(chain_id, signer).await?
+            {
+                return Ok(Some(closed));
+            }
+        }
+        Ok(None)
     }
 
     /// What an authorization must say to pay for a capability.

@@ -1,13 +1,13 @@
 //! Opening the ledger.
 
-use super::{LedgerError, Listener, Result, Topic, Tx, signal::Signals};
+use super::{LedgerError, Listener, Result, Topic, Tx, lock::LockFile, signal::Signals};
 use sqlx::{
     PgPool, Row, SqlitePool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{fs::File, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 /// Schema of every table on PostgreSQL.
 const SCHEMA: &str = "jecp";
@@ -36,7 +36,7 @@ enum Pool {
         writer: SqlitePool,
         readers: SqlitePool,
         /// Held as long as the ledger is open: one daemon per file.
-        _lock: Option<Arc<File>>,
+        lock: Option<Arc<LockFile>>,
     },
 }
 
@@ -108,7 +108,10 @@ impl Ledger {
             .busy_timeout(BUSY_TIMEOUT)
             // Else REPLACE walks past the triggers that forbid DELETE.
             .pragma("recursive_triggers", "ON");
-        let lock = if as_daemon { Some(Arc::new(lock(options.get_filename())?)) } else { None };
+        let lock = match as_daemon {
+            true => Some(Arc::new(LockFile::take(options.get_filename())?)),
+            false => None,
+        };
         let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool.clone().max_connections(1).connect_with(options.clone()).await?;
         if as_daemon {
@@ -121,8 +124,16 @@ impl Ledger {
         if durable < 2 {
             return Err(LedgerError::NotDurable("SQLite's synchronous is below FULL".to_owned()));
         }
-        let pool = Pool::Sqlite { writer, readers, _lock: lock };
+        let pool = Pool::Sqlite { writer, readers, lock };
         Ok(Self { pool, signals: Signals::new() })
+    }
+
+    /// The lock beside a SQLite file; PostgreSQL has none.
+    pub(super) fn lock_file(&self) -> Option<&LockFile> {
+        match &self.pool {
+            Pool::Postgres(_) => None,
+            Pool::Sqlite { lock, .. } => lock.as_deref(),
+        }
     }
 
     /// Tells whoever listens that something changed. Call it after the commit.
@@ -164,20 +175,5 @@ impl Ledger {
             }
             Pool::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
         })
-    }
-}
-
-/// Takes the lock file beside a SQLite database. The operating system frees it when the process
-/// ends, however it ends.
-fn lock(database: &Path) -> Result<File> {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".lock");
-    let file = File::create(&path).map_err(sqlx::Error::Io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(LedgerError::InUse(database.display().to_string()))
-        }
-        Err(std::fs::TryLockError::Error(error)) => Err(sqlx::Error::Io(error).into()),
     }
 }

@@ -5,56 +5,11 @@ use super::{
     columns::{address, bigint, hash, hex, now, unsigned, word},
     query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::words;
+use crate::lifecycle::IntentKind;
 use alloy::primitives::{Address, B256, Bytes};
+use chrono::TimeDelta;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// What an intent wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IntentKind {
-    /// Pull an authorization.
-    Pull,
-    /// Record a pulled payment.
-    Record,
-    /// Split what is recorded of a capability.
-    Split,
-}
-
-words!(IntentKind {
-    Pull => "pull",
-    Record => "record",
-    Split => "split",
-});
-
-/// How far an intent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IntentState {
-    /// Waits for an account nonce.
-    Open,
-    /// Has a transaction.
-    Claimed,
-    /// That transaction is mined with success.
-    Included,
-    /// And final.
-    Done,
-    /// That transaction reverted.
-    Reverted,
-    /// Nothing will be done.
-    Cancelled,
-    /// Waits for a human.
-    Held,
-}
-
-words!(IntentState {
-    Open => "open",
-    Claimed => "claimed",
-    Included => "included",
-    Done => "done",
-    Reverted => "reverted",
-    Cancelled => "cancelled",
-    Held => "held",
-});
 
 /// Work for the outbox.
 #[derive(Debug, Clone)]
@@ -100,6 +55,19 @@ pub struct Intent {
     pub valid_before: Option<u64>,
 }
 
+/// Work that should be on the chain and is not.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Late {
+    /// Id of the row.
+    pub id: i64,
+    /// "record" or "split".
+    pub kind: String,
+    /// For which payment; a split has none.
+    pub settlement_id: Option<String>,
+    /// Why it was put off, if it was.
+    pub reason: Option<String>,
+}
+
 #[derive(sqlx::FromRow)]
 struct IntentRow {
     id: i64,
@@ -120,6 +88,24 @@ struct SplitRow {
 #[derive(sqlx::FromRow)]
 struct Number {
     number: i64,
+}
+
+/// Whether open work is wanted as the chain is now: a pull while its payment has not come in, by
+/// whomever; a record while its pull is on the chain and no record of it is. The mirror decides, so
+/// that a ledger that has lost what it did does not do it again.
+macro_rules! wanted {
+    () => {
+        "(kind = 'split'
+            OR kind = 'pull' AND NOT EXISTS (SELECT 1 FROM x402_settlements s
+                WHERE s.id = intents.settlement_id
+                AND s.status NOT IN ('settle_pending', 'orphaned'))
+            OR kind = 'record' AND EXISTS (SELECT 1 FROM x402_settlements s
+                WHERE s.id = intents.settlement_id
+                AND s.status IN ('facilitator_attested', 'chain_confirmed')
+                AND NOT EXISTS (SELECT 1 FROM splitter_events e WHERE e.chain_id = s.chain_id
+                    AND e.splitter = s.splitter AND e.event_name = 'SettlementRecorded'
+                    AND e.account = s.payer AND e.eip3009_nonce = s.eip3009_nonce)))"
+    };
 }
 
 impl Tx {
@@ -157,20 +143,20 @@ impl Tx {
         Ok(execute!(self, UPDATE, due, settlement.to_string())? == 1)
     }
 
-    /// Open work of a signer that is due, whatever has waited longest first. A record is due only
-    /// while its pull is on the chain.
+    /// Open work of a signer that is due, whatever has waited longest first.
     pub async fn due_intents(
         &mut self,
         chain_id: u64,
         signer: Address,
         limit: u64,
     ) -> Result<Vec<Intent>> {
-        const SELECT: &str = "SELECT id, deferrals, kind, to_address, calldata, gas_limit,
-            valid_before FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
-            AND due_at_ms <= $3 AND (kind <> 'record' OR EXISTS (
-                SELECT 1 FROM x402_settlements s WHERE s.id = intents.settlement_id
-                AND s.status IN ('facilitator_attested', 'chain_confirmed')))
-            ORDER BY due_at_ms, id LIMIT $4";
+        const SELECT: &str = concat!(
+            "SELECT id, deferrals, kind, to_address, calldata, gas_limit, valid_before
+            FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
+            AND due_at_ms <= $3 AND ",
+            wanted!(),
+            " ORDER BY due_at_ms, id LIMIT $4"
+        );
         let chain = bigint("chain id", chain_id)?;
         let limit = bigint("limit", limit)?;
         let clock = self.clock_ms().await?;
@@ -216,6 +202,47 @@ impl Tx {
         let due = self.clock_ms().await?.saturating_add(delay);
         let rows = execute!(self, UPDATE, due, reason, intent)?;
         one(rows, intent)
+    }
+
+    /// Flags records and splits that were handed over longer than `patience` ago and are not on
+    /// the chain; each once. Returns their ids, kinds and what held them up.
+    pub async fn flag_late(
+        &mut self,
+        lease: &Lease,
+        chain_id: u64,
+        signer: Address,
+        patience: TimeDelta,
+    ) -> Result<Vec<Late>> {
+        const FLAG: &str = concat!(
+            "UPDATE intents SET flagged_at = $1 WHERE chain_id = $2 AND signer = $3
+            AND state IN ('open', 'claimed') AND kind <> 'pull' AND flagged_at IS NULL
+            AND created_at < $4 AND ",
+            wanted!(),
+            " RETURNING id, kind, settlement_id, reason"
+        );
+        self.hold_lease(lease).await?;
+        let since = self.clock().await? - patience;
+        let chain = bigint("chain id", chain_id)?;
+        Ok(fetch_all!(self, Late, FLAG, now(), chain, hex(signer), since)?)
+    }
+
+    /// Lets the record of a held payment go on. True when there was one.
+    pub async fn reopen_record(&mut self, settlement: Uuid) -> Result<bool> {
+        const UPDATE: &str = "UPDATE intents SET state = 'open', reason = NULL, deferrals = 0,
+            due_at_ms = $1 WHERE settlement_id = $2 AND kind = 'record' AND state = 'held'
+            AND NOT EXISTS (SELECT 1 FROM transaction_intents ti
+                JOIN transactions t ON t.id = ti.transaction_id
+                WHERE ti.intent_id = intents.id AND NOT t.final)";
+        let due = self.clock_ms().await?;
+        Ok(execute!(self, UPDATE, due, settlement.to_string())? == 1)
+    }
+
+    /// Whether the record of a payment was ever handed to the outbox.
+    pub async fn has_record(&mut self, settlement: Uuid) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM intents
+            WHERE settlement_id = $1 AND kind = 'record'";
+        let row = fetch_optional!(self, Number, SELECT, settlement.to_string())?;
+        Ok(row.is_some_and(|row| row.number > 0))
     }
 
     /// Keeps the record of a payment for a human, unless it is on its way already. True when it

@@ -2,12 +2,14 @@
 //! clocks differ; this is the one place where the two databases' SQL does.
 
 use super::{
-    LedgerError, Result, Tx,
-    columns::{bigint, unsigned},
+    Ledger, LedgerError, Result, Tx,
+    columns::{bigint, now, unsigned},
     query::{execute, fetch_optional},
 };
+use crate::failpoint::Point;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// The right to allocate, sign and persist, as long as its epoch is the newest.
 #[derive(Debug, Clone)]
@@ -21,28 +23,92 @@ pub struct Lease {
 }
 
 #[derive(sqlx::FromRow)]
+struct Origin {
+    origin: String,
+}
+
+#[derive(sqlx::FromRow)]
 struct Number {
     number: i64,
 }
 
-impl Tx {
+/// Which history of the database this is: its cluster, and how often a copy of it was promoted or
+/// recovered. Both functions may be called by everybody unless somebody has revoked it.
+macro_rules! history {
+    () => {
+        "(SELECT system_identifier || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+            FROM pg_control_system())"
+    };
+}
+
+impl Ledger {
     /// Takes a lease that is free or has run out. `None` when somebody holds it.
+    ///
+    /// When the database is not the one in which the last holder wrote, but an older copy, the
+    /// chain's signers go into quarantine in the same transaction: envelopes may be on their way
+    /// that this ledger knows nothing of. PostgreSQL tells by its timeline; beside a SQLite file
+    /// stands a note of the last holder.
     pub async fn acquire_lease(
-        &mut self,
+        &self,
         name: &str,
         holder: &str,
         ttl: Duration,
     ) -> Result<Option<Lease>> {
-        const ACQUIRE: &str = "INSERT INTO leases (name, holder, epoch, expires_at_ms)
-            VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder,
-            epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms
-            WHERE leases.expires_at_ms < $4 RETURNING epoch AS number";
-        let ttl = bigint("lease time", ttl.as_millis())?;
-        let now = self.clock_ms().await?;
-        let expiry = now.saturating_add(ttl);
-        let Some(row) = fetch_optional!(self, Number, ACQUIRE, name, holder, expiry, now)? else {
-            return Ok(None);
+        let mut tx = self.begin().await?;
+        let (before, after) = match self.lock_file() {
+            None => {
+                let history = tx.history().await?;
+                (history.clone(), history)
+            }
+            Some(file) => (file.note(name)?.unwrap_or_default(), Uuid::new_v4().to_string()),
         };
+        let lease = tx.acquire_lease(name, holder, ttl, (&before, &after)).await?;
+        tx.commit(Point::Acquire).await?;
+        if let (Some(_), Some(file)) = (&lease, self.lock_file()) {
+            file.set_note(name, &after)?;
+        }
+        Ok(lease)
+    }
+}
+
+impl Tx {
+    /// Which history of the database this is.
+    async fn history(&mut self) -> Result<String> {
+        const SELECT: &str = concat!("SELECT ", history!(), " AS origin");
+        let row = fetch_optional!(self, Origin, SELECT)?;
+        row.map(|row| row.origin).ok_or_else(|| sqlx::Error::RowNotFound.into())
+    }
+
+    async fn acquire_lease(
+        &mut self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+        (before, after): (&str, &str),
+    ) -> Result<Option<Lease>> {
+        const KNOWN: &str = "SELECT origin FROM leases WHERE name = $1";
+        const ACQUIRE: &str = "INSERT INTO leases (name, holder, epoch, expires_at_ms, origin)
+            VALUES ($1, $2, 1, $3, $5) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder,
+            epoch = leases.epoch + 1, expires_at_ms = excluded.expires_at_ms,
+            origin = excluded.origin
+            WHERE leases.expires_at_ms < $4 RETURNING epoch AS number";
+        const QUARANTINE: &str = "UPDATE signers SET quarantined_at = $1, quarantine_end = NULL,
+            quarantine_reason = $2, closed = 'quarantine'
+            WHERE 'chain:' || CAST(chain_id AS TEXT) = $3";
+        let ttl = bigint("lease time", ttl.as_millis())?;
+        let time = self.clock_ms().await?;
+        let expiry = time.saturating_add(ttl);
+        let known = fetch_optional!(self, Origin, KNOWN, name)?;
+        let row = fetch_optional!(self, Number, ACQUIRE, name, holder, expiry, time, after)?;
+        let Some(row) = row else { return Ok(None) };
+        if known.is_some_and(|known| known.origin != before) {
+            tracing::error!(
+                lease = name,
+                "ALARM: the database is not the one in which the last leader wrote: quarantine"
+            );
+            let reason = "the database was restored, or a copy of it promoted";
+            execute!(self, QUARANTINE, now(), reason, name)?;
+        }
         let epoch = unsigned("leases.epoch", row.number)?;
         Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch }))
     }
@@ -50,10 +116,11 @@ impl Tx {
     /// Extends a lease.
     ///
     /// # Errors
-    /// [`LedgerError::LeaseLost`] when somebody else has taken it.
+    /// [`LedgerError::LeaseLost`] when somebody else has taken it, or the database is another copy.
     pub async fn renew_lease(&mut self, lease: &Lease, ttl: Duration) -> Result<()> {
         const RENEW: &str = "UPDATE leases SET expires_at_ms = $1
             WHERE name = $2 AND holder = $3 AND epoch = $4";
+        self.hold_lease(lease).await?;
         let ttl = bigint("lease time", ttl.as_millis())?;
         let epoch = bigint("epoch", lease.epoch)?;
         let expiry = self.clock_ms().await?.saturating_add(ttl);
@@ -82,16 +149,20 @@ impl Tx {
         Ok(())
     }
 
-    /// Locks the lease until this transaction ends and checks that it is still ours. Every write of
-    /// a background service begins with this.
+    /// Locks the lease until this transaction ends and checks that it is still ours, in the same
+    /// copy of the database. Every write of a background service begins with this.
     ///
     /// # Errors
     /// [`LedgerError::LeaseLost`].
     pub async fn hold_lease(&mut self, lease: &Lease) -> Result<()> {
         const SELECT: &str = "SELECT epoch AS number FROM leases
             WHERE name = $1 AND holder = $2 AND epoch = $3";
-        const SELECT_FOR_SHARE: &str = "SELECT epoch AS number FROM leases
-            WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE";
+        const SELECT_FOR_SHARE: &str = concat!(
+            "SELECT epoch AS number FROM leases
+            WHERE name = $1 AND holder = $2 AND epoch = $3 AND origin = ",
+            history!(),
+            " FOR SHARE"
+        );
         // On SQLite this transaction is the only writer already.
         let sql = if matches!(self, Self::Postgres(_)) { SELECT_FOR_SHARE } else { SELECT };
         let epoch = bigint("epoch", lease.epoch)?;

@@ -1,14 +1,16 @@
-//! The outbox's tables: signers, transactions and their signed envelopes.
+//! The outbox's tables: transactions and their signed envelopes.
 //!
 //! A lease's epoch fences every write: whoever lost the lease can neither allocate an account nonce
 //! nor persist an envelope.
 
 use super::{
-    Intent, IntentKind, IntentState, Lease, LedgerError, Result, Tx,
-    columns::{address, bigint, hash, hex, now, unsigned, word},
+    Intent, Lease, LedgerError, Result, Tx,
+    columns::{address, bigint, hash, hex, now, unsigned, uuid, word},
     query::{execute, fetch_all, fetch_optional},
 };
-use crate::lifecycle::{AttemptKind, Fees, Mined, Standing, TransactionState, words};
+use crate::lifecycle::{
+    AttemptKind, Fees, IntentKind, IntentState, Mined, Standing, TransactionState, words,
+};
 use alloy::primitives::{Address, B256, Bytes};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -40,6 +42,10 @@ pub struct Unsigned {
     pub calldata: Bytes,
     /// Gas limit.
     pub gas_limit: u64,
+    /// Most that its data costs, wei.
+    pub data_fee: u64,
+    /// Whether it carries work; otherwise it only occupies its account nonce.
+    pub has_work: bool,
 }
 
 /// A signed transaction: bytes and what they say.
@@ -72,14 +78,29 @@ pub struct Outgoing {
     pub calldata: Bytes,
     /// Gas limit.
     pub gas_limit: u64,
-    /// What it is for.
+    /// Most that its data costs, wei.
+    pub data_fee: u64,
+    /// What it is for. `None`: it only occupies its account nonce.
+    pub work: Option<Work>,
+    /// Its envelopes, oldest first.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// What.
     pub kind: IntentKind,
     /// A pull: not mined before this second, it cannot succeed.
     pub valid_before: Option<u64>,
     /// Whether what it follows from is on the chain: a record's pull, a split's records.
     pub has_cause: bool,
-    /// Its envelopes, oldest first.
-    pub envelopes: Vec<Envelope>,
+    /// For which payment; a split has none.
+    pub settlement: Option<Uuid>,
+    /// At which Splitter.
+    pub splitter: Option<Address>,
+    /// For which capability.
+    pub capability: Option<B256>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -89,6 +110,8 @@ struct TransactionRow {
     to_address: String,
     calldata: Vec<u8>,
     gas_limit: i64,
+    data_fee_wei: i64,
+    works: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -99,8 +122,12 @@ struct OutgoingRow {
     to_address: String,
     calldata: Vec<u8>,
     gas_limit: i64,
-    kind: String,
+    data_fee_wei: i64,
+    kind: Option<String>,
     valid_before: Option<i64>,
+    settlement_id: Option<String>,
+    splitter: Option<String>,
+    splitter_capability_id: Option<String>,
     causes: i64,
 }
 
@@ -126,37 +153,6 @@ struct Hash {
 }
 
 impl Tx {
-    // ------------------------------------------------------------------------ signers
-
-    /// Takes a signer over for this epoch and returns its next account nonce. A signer seen for the
-    /// first time starts at `count`, its transaction count on the chain.
-    pub async fn adopt_signer(
-        &mut self,
-        lease: &Lease,
-        chain_id: u64,
-        signer: Address,
-        role: SignerRole,
-        count: u64,
-    ) -> Result<u64> {
-        const INSERT: &str = "INSERT INTO signers
-            (chain_id, address, role, next_account_nonce, epoch) VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (chain_id, address) DO UPDATE SET epoch = excluded.epoch
-            RETURNING next_account_nonce AS number";
-        self.hold_lease(lease).await?;
-        let row = fetch_optional!(
-            self,
-            Number,
-            INSERT,
-            bigint("chain id", chain_id)?,
-            hex(signer),
-            role.as_str(),
-            bigint("account nonce", count)?,
-            bigint("epoch", lease.epoch)?,
-        )?;
-        let row = row.ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?;
-        unsigned("signers.next_account_nonce", row.number)
-    }
-
     // ------------------------------------------------------------------------ transactions
 
     /// Gives an open intent the signer's next account nonce. One SQL transaction claims the work,
@@ -171,6 +167,7 @@ impl Tx {
         chain_id: u64,
         signer: Address,
         intent: &Intent,
+        cost: Cost,
     ) -> Result<u64> {
         const CLAIM: &str = "UPDATE intents SET state = 'claimed' WHERE id = $1 AND state = 'open'";
         const ALLOCATE: &str = "UPDATE signers SET next_account_nonce = next_account_nonce + 1
@@ -178,9 +175,9 @@ impl Tx {
             RETURNING next_account_nonce - 1 AS number";
         const INSERT: &str = "INSERT INTO transactions
             (chain_id, splitter, signer, account_nonce, epoch, to_address, calldata, gas_limit,
-             state, final, created_at)
+             state, final, max_cost_wei, data_fee_wei, created_at)
             SELECT chain_id, splitter, signer, $1, $2, to_address, calldata, gas_limit, 'planned',
-                $3, $4 FROM intents WHERE id = $5
+                $3, $4, $5, $6 FROM intents WHERE id = $7
             RETURNING id AS number";
         const LINK: &str =
             "INSERT INTO transaction_intents (transaction_id, intent_id) VALUES ($1, $2)";
@@ -193,16 +190,30 @@ impl Tx {
         let nonce = fetch_optional!(self, Number, ALLOCATE, chain, hex(signer), epoch)?
             .ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?
             .number;
+        let (most, data) = (bigint("cost", cost.max)?, bigint("data fee", cost.data)?);
+        let row = fetch_optional!(
+            self,
+            Number,
+            INSERT,
+            nonce,
+            epoch,
+            false,
+            most,
+            data,
+            now(),
+            intent.id
+        )?;
         let transaction =
-            fetch_optional!(self, Number, INSERT, nonce, epoch, false, now(), intent.id)?
-                .ok_or_else(|| LedgerError::Conflict(format!("intent {}", intent.id)))?;
+            row.ok_or_else(|| LedgerError::Conflict(format!("intent {}", intent.id)))?;
         execute!(self, LINK, transaction.number, intent.id)?;
         unsigned("transactions.account_nonce", nonce)
     }
 
     /// Transactions of a signer that wait for their first signature.
     pub async fn unsigned(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Unsigned>> {
-        const SELECT: &str = "SELECT id, account_nonce, to_address, calldata, gas_limit
+        const SELECT: &str = "SELECT id, account_nonce, to_address, calldata, gas_limit,
+            data_fee_wei, (SELECT count(*) FROM transaction_intents ti
+                WHERE ti.transaction_id = transactions.id) AS works
             FROM transactions WHERE chain_id = $1 AND signer = $2 AND state = 'planned'
             ORDER BY account_nonce";
         let chain = bigint("chain id", chain_id)?;
@@ -215,6 +226,8 @@ impl Tx {
                     to: address("transactions.to_address", &row.to_address)?,
                     calldata: row.calldata.into(),
                     gas_limit: unsigned("transactions.gas_limit", row.gas_limit)?,
+                    data_fee: unsigned("transactions.data_fee_wei", row.data_fee_wei)?,
+                    has_work: row.works > 0,
                 })
             })
             .collect()
@@ -241,7 +254,9 @@ impl Tx {
             (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
              created_at)
             SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
-        const UPDATE: &str = "UPDATE transactions SET state = 'signed'
+        const UPDATE: &str = "UPDATE transactions SET state = 'signed', max_cost_wei =
+                CASE WHEN max_cost_wei < gas_limit * $2 + data_fee_wei
+                THEN gas_limit * $2 + data_fee_wei ELSE max_cost_wei END
             WHERE id = $1 AND state IN ('planned', 'signed', 'broadcast')";
         self.hold_lease(lease).await?;
         execute!(
@@ -256,7 +271,8 @@ impl Tx {
             now(),
         )?;
         // A replacement finds it signed or sent; what is decided gets no more envelopes.
-        if execute!(self, UPDATE, transaction)? == 1 {
+        let fee = bigint("max fee per gas", envelope.fees.max_fee_per_gas)?;
+        if execute!(self, UPDATE, transaction, fee)? == 1 {
             Ok(())
         } else {
             Err(LedgerError::Conflict(format!("transaction {transaction}")))
@@ -266,7 +282,8 @@ impl Tx {
     /// Signed transactions of a signer whose fate is open, by account nonce.
     pub async fn outgoing(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Outgoing>> {
         const TRANSACTIONS: &str = "SELECT t.id, t.account_nonce, t.state, t.to_address,
-                t.calldata, t.gas_limit, i.kind, i.valid_before,
+                t.calldata, t.gas_limit, t.data_fee_wei, i.kind, i.valid_before, i.settlement_id,
+                i.splitter, i.splitter_capability_id,
                 CASE i.kind
                     WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
                         WHERE s.id = i.settlement_id
@@ -277,8 +294,8 @@ impl Tx {
                         AND s.keeper_state IN ('recorded', 'splitting', 'split'))
                     ELSE 1 END AS causes
             FROM transactions t
-            JOIN transaction_intents ti ON ti.transaction_id = t.id
-            JOIN intents i ON i.id = ti.intent_id
+            LEFT JOIN transaction_intents ti ON ti.transaction_id = t.id
+            LEFT JOIN intents i ON i.id = ti.intent_id
             WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final AND t.state <> 'planned'
             ORDER BY t.account_nonce";
         const ATTEMPTS: &str = "SELECT a.transaction_id, a.hash, a.kind, a.raw, a.max_fee_per_gas,
@@ -301,14 +318,10 @@ impl Tx {
                     account_nonce: unsigned("transactions.account_nonce", row.account_nonce)?,
                     state: word("transactions.state", &row.state, TransactionState::from_word)?,
                     to: address("transactions.to_address", &row.to_address)?,
+                    work: row.work()?,
                     calldata: row.calldata.into(),
                     gas_limit: unsigned("transactions.gas_limit", row.gas_limit)?,
-                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
-                    valid_before: row
-                        .valid_before
-                        .map(|second| unsigned("intents.valid_before", second))
-                        .transpose()?,
-                    has_cause: row.causes > 0,
+                    data_fee: unsigned("transactions.data_fee_wei", row.data_fee_wei)?,
                     envelopes,
                 })
             })
@@ -335,13 +348,8 @@ impl Tx {
         const UPDATE: &str = "UPDATE transactions SET state = $1, final = $2, mined_hash = $3,
             block_number = $4, block_hash = $5, gas_used = $6, l2_fee_wei = $7, l1_fee_wei = $8
             WHERE id = $9 AND state = $10 AND NOT final";
-        const INTENTS: &str = "UPDATE intents SET state = $1 WHERE id IN
-            (SELECT intent_id FROM transaction_intents WHERE transaction_id = $2)";
-        // A record that reverted for good is missing at the contract: a human must see why. A pull
-        // may have been made by somebody else, and a split is asked for again.
-        const HELD: &str = "UPDATE intents SET state = 'held', reason = 'reverted on chain'
-            WHERE kind = 'record' AND id IN
-            (SELECT intent_id FROM transaction_intents WHERE transaction_id = $1)";
+        const INTENTS: &str = "UPDATE intents SET state = $1, reason = $2 WHERE id IN
+            (SELECT intent_id FROM transaction_intents WHERE transaction_id = $3)";
         self.hold_lease(lease).await?;
         let wei = |what, value: Option<u128>| value.map(|wei| bigint(what, wei)).transpose();
         let updated = execute!(
@@ -361,25 +369,11 @@ impl Tx {
         if updated != 1 {
             return Err(LedgerError::Conflict(format!("transaction {}", known.id)));
         }
-        let intents = match standing.state {
-            TransactionState::Planned | TransactionState::Signed | TransactionState::Broadcast => {
-                IntentState::Claimed
-            }
-            // Nothing was done. A pull's window is over; anything else waits for its cause.
-            TransactionState::Superseded if !standing.is_final => IntentState::Claimed,
-            TransactionState::Superseded if known.kind == IntentKind::Pull => {
-                IntentState::Cancelled
-            }
-            TransactionState::Superseded => IntentState::Open,
-            TransactionState::Included | TransactionState::Safe => IntentState::Included,
-            TransactionState::Finalized => IntentState::Done,
-            TransactionState::Reverted => IntentState::Reverted,
-            TransactionState::Parked => IntentState::Held,
-        };
-        execute!(self, INTENTS, intents.as_str(), known.id)?;
-        if standing.state == TransactionState::Reverted && standing.is_final {
-            execute!(self, HELD, known.id)?;
-        }
+        let Some(work) = known.work else { return Ok(()) };
+        let intents = IntentState::after(work.kind, standing);
+        let reason = (intents == IntentState::Held)
+            .then(|| format!("its transaction is {}", standing.state));
+        execute!(self, INTENTS, intents.as_str(), reason, known.id)?;
         Ok(())
     }
 
@@ -398,6 +392,36 @@ impl Tx {
             .map(|row| hash("attempts.hash", &row.hash))
             .transpose()
     }
+}
+
+impl OutgoingRow {
+    fn work(&self) -> Result<Option<Work>> {
+        let Some(kind) = &self.kind else { return Ok(None) };
+        let (id, at) = (self.settlement_id.as_deref(), self.splitter.as_deref());
+        let capability = self.splitter_capability_id.as_deref();
+        Ok(Some(Work {
+            kind: word("intents.kind", kind, IntentKind::from_word)?,
+            valid_before: self
+                .valid_before
+                .map(|second| unsigned("intents.valid_before", second))
+                .transpose()?,
+            has_cause: self.causes > 0,
+            settlement: id.map(|id| uuid("intents.settlement_id", id)).transpose()?,
+            splitter: at.map(|at| address("intents.splitter", at)).transpose()?,
+            capability: capability
+                .map(|id| hash("intents.splitter_capability_id", id))
+                .transpose()?,
+        }))
+    }
+}
+
+/// Most that a transaction can cost, wei.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// In all.
+    pub max: u64,
+    /// For its data on L1, and to the operator of the rollup.
+    pub data: u64,
 }
 
 /// A mined envelope with its place and price.

@@ -1,5 +1,6 @@
 //! One transaction, two databases.
 
+use crate::failpoint::Point;
 use sqlx::{Postgres, Sqlite, Transaction};
 
 /// An open transaction. Dropped without [`Tx::commit`], it is rolled back.
@@ -13,11 +14,13 @@ pub enum Tx {
 
 impl Tx {
     /// Makes it so.
-    pub async fn commit(self) -> super::Result<()> {
+    pub async fn commit(self, point: Point) -> super::Result<()> {
+        point.before();
         match self {
             Self::Postgres(tx) => tx.commit().await?,
             Self::Sqlite(tx) => tx.commit().await?,
         }
+        point.after();
         Ok(())
     }
 }

@@ -191,6 +191,23 @@ impl Tx {
         rows.into_iter().map(SplitterLog::try_from).collect()
     }
 
+    /// The splits of a capability that none of our known transactions made, in chain order.
+    pub async fn foreign_splits(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        capability: B256,
+    ) -> Result<Vec<SplitterLog>> {
+        const SELECT: &str = select_logs!(
+            "AND event_name = 'PaymentSplit' AND splitter_capability_id = $3
+             AND NOT EXISTS (SELECT 1 FROM transactions t
+                 WHERE t.mined_hash = splitter_events.tx_hash)"
+        );
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, LogRow, SELECT, chain, hex(splitter), hex(capability))?;
+        rows.into_iter().map(SplitterLog::try_from).collect()
+    }
+
     /// The splits of a capability from a block on, in chain order.
     pub async fn splits_of(
         &mut self,

@@ -188,6 +188,22 @@ impl Tx {
         Ok(Settlement { keeper_state: state, split: None, shares: None, ..known.clone() })
     }
 
+    /// Lets a held payment go on: its record is tried again, or it is looked at anew.
+    ///
+    /// # Errors
+    /// [`LedgerError::Illegal`] when it is not held, [`LedgerError::Conflict`] when its record's
+    /// transaction is not decided for good.
+    pub async fn release(&mut self, known: &Settlement, reason: &str) -> Result<KeeperState> {
+        let evidence = json!({"reason": reason});
+        if self.reopen_record(known.id).await? {
+            return self.step_keeper(known, KeeperEvent::Record, &evidence).await;
+        }
+        if self.has_record(known.id).await? {
+            return Err(LedgerError::Conflict(format!("the record of payment {}", known.id)));
+        }
+        self.step_keeper(known, KeeperEvent::Release, &evidence).await
+    }
+
     fn changed(&self, known: &Settlement, rows: u64) -> Result<()> {
         if rows == 1 { Ok(()) } else { Err(LedgerError::Conflict(format!("payment {}", known.id))) }
     }

@@ -2,15 +2,21 @@
 //! transaction, and the trace that chains a settlement's events. Pure: no I/O, no clock, no
 //! randomness. A state moves only through here.
 
+mod backoff;
 mod delivery;
+mod intent;
 mod replacement;
 mod settlement;
+mod spending;
 mod trace;
 mod transaction;
 
+pub use backoff::{JITTER_PERCENT, backoff};
 pub use delivery::{Delivery, DeliveryEvent, Failure};
+pub use intent::{IntentKind, IntentState};
 pub use replacement::{Cause, Fees, Market, Replacement, Unmined};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
+pub use spending::{Closed, Limits, Purse};
 pub use trace::{TraceTerms, event_hash};
 pub use transaction::{AttemptKind, Chain, Effect, Mined, Sighting, Standing, TransactionState};
 

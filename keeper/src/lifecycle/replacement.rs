@@ -83,6 +83,14 @@ impl Fees {
         }
     }
 
+    /// The same, but nowhere above `ceiling` wei per gas.
+    pub fn within(self, ceiling: u64) -> Self {
+        Self {
+            max_fee_per_gas: self.max_fee_per_gas.min(ceiling),
+            max_priority_fee_per_gas: self.max_priority_fee_per_gas.min(ceiling),
+        }
+    }
+
     /// Whether a block of this base fee could include it at its full tip.
     const fn pays(self, base_fee: u64) -> bool {
         self.max_fee_per_gas >= base_fee.saturating_add(self.max_priority_fee_per_gas)
@@ -109,6 +117,12 @@ impl Unmined {
             (AttemptKind::Noop, _) => Replacement::Noop(higher),
             (AttemptKind::First | AttemptKind::Bump, Cause::Stands) => Replacement::Bump(higher),
         }
+    }
+
+    /// Fees for another envelope that a human asks for. `None` when they would be above the
+    /// ceiling.
+    pub fn higher(&self, market: &Market) -> Option<Fees> {
+        Some(self.fees.above(market.fees)).filter(|fees| fees.max_fee_per_gas <= self.ceiling)
     }
 
     const fn noop(&self, fees: Fees, within: bool) -> Replacement {

@@ -159,6 +159,8 @@ pub enum KeeperEvent {
     SplitLost,
     /// Something must be looked at first.
     Hold,
+    /// It was looked at: begin anew.
+    Release,
     /// The contract's records contradict the ledger.
     Contradict,
 }
@@ -171,6 +173,7 @@ words!(KeeperEvent {
     RecordLost => "record_lost",
     SplitLost => "split_lost",
     Hold => "hold",
+    Release => "release",
     Contradict => "contradict",
 });
 
@@ -182,14 +185,16 @@ impl KeeperState {
     pub fn step(self, event: KeeperEvent) -> Result<Self, IllegalStep> {
         use KeeperState::{Held, None, Recorded, Recording, Split, Splitting, Violation};
         match (self, event) {
-            (None, KeeperEvent::Record) => Ok(Recording),
-            (Recording, KeeperEvent::RecordSeen) => Ok(Recorded),
+            (None | Held, KeeperEvent::Record) => Ok(Recording),
+            // What is on the chain is not held any more.
+            (Recording | Held, KeeperEvent::RecordSeen) => Ok(Recorded),
             (Recorded, KeeperEvent::Split) => Ok(Splitting),
             // A split takes all that is recorded of its capability, ours or anybody's.
             (Recorded | Splitting, KeeperEvent::SplitSeen) => Ok(Split),
             (Recorded | Splitting, KeeperEvent::RecordLost) => Ok(Recording),
             (Split, KeeperEvent::SplitLost) => Ok(Splitting),
             (None | Recording, KeeperEvent::Hold) => Ok(Held),
+            (Held, KeeperEvent::Release) => Ok(None),
             (_, KeeperEvent::Contradict) => Ok(Violation),
             _ => Err(IllegalStep {
                 machine: "keeper",
@@ -250,6 +255,9 @@ mod tests {
             "split split_lost splitting",
             "none hold held",
             "recording hold held",
+            "held release none",
+            "held record recording",
+            "held record_seen recorded",
         ];
         for state in KeeperState::ALL {
             for event in KeeperEvent::ALL {

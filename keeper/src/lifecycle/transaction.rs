@@ -22,8 +22,8 @@ pub enum TransactionState {
     Reverted,
     /// A no-op took the account nonce. Provisional until final.
     Superseded,
-    /// The account nonce is gone at a final block, and none of our envelopes took it. Waits for a
-    /// human.
+    /// The account nonce is gone at a final block, and nothing says that one of our envelopes took
+    /// it. Waits for a human, or for evidence.
     Parked,
 }
 
@@ -86,7 +86,9 @@ pub struct Chain {
 pub struct Sighting {
     /// Where the chain stood.
     pub chain: Chain,
-    /// The one envelope of this transaction that has a receipt, if any.
+    /// The one transaction that took the account nonce, if it is known: one of our envelopes has a
+    /// receipt, or the contracts' events lead to a transaction of our signer with this account
+    /// nonce.
     pub mined: Option<Mined>,
 }
 
@@ -95,7 +97,7 @@ pub struct Sighting {
 pub struct Standing {
     /// Its state.
     pub state: TransactionState,
-    /// True once the block that decided it is final, or a human must decide.
+    /// True once the block that decided it is final.
     pub is_final: bool,
 }
 
@@ -114,9 +116,10 @@ impl TransactionState {
     /// What a sighting makes of a transaction that has a signed envelope and the given account
     /// nonce.
     ///
-    /// Only the finalized count decides that a nonce is gone: before, a missing receipt means
-    /// "not yet", however long it takes.
-    pub fn observe(account_nonce: u64, sighting: &Sighting) -> (Standing, Effect) {
+    /// Only the finalized count decides that an account nonce is gone: before, a missing receipt
+    /// means "not yet", however long it takes. A transaction that only occupies its account nonce
+    /// has done that, whoever took it.
+    pub fn observe(account_nonce: u64, has_work: bool, sighting: &Sighting) -> (Standing, Effect) {
         let Sighting { chain, mined } = sighting;
         match mined {
             Some(mined) => {
@@ -130,8 +133,11 @@ impl TransactionState {
                 };
                 (Standing { state, is_final }, Effect::Nothing)
             }
+            None if account_nonce < chain.finalized_count && has_work => {
+                (Standing { state: Self::Parked, is_final: false }, Effect::Alarm)
+            }
             None if account_nonce < chain.finalized_count => {
-                (Standing { state: Self::Parked, is_final: true }, Effect::Alarm)
+                (Standing { state: Self::Superseded, is_final: true }, Effect::Nothing)
             }
             None => (Standing { state: Self::Broadcast, is_final: false }, Effect::Rebroadcast),
         }
@@ -152,7 +158,7 @@ mod tests {
     fn observe(nonce: u64, mined: Option<(AttemptKind, u64, bool)>) -> (Standing, Effect) {
         let mined =
             mined.map(|(kind, block, success)| Mined { hash: B256::ZERO, kind, block, success });
-        TransactionState::observe(nonce, &Sighting { chain: CHAIN, mined })
+        TransactionState::observe(nonce, true, &Sighting { chain: CHAIN, mined })
     }
 
     #[test]
@@ -197,7 +203,15 @@ mod tests {
         );
         assert_eq!(
             observe(4, None),
-            (Standing { state: TransactionState::Parked, is_final: true }, Effect::Alarm)
+            (Standing { state: TransactionState::Parked, is_final: false }, Effect::Alarm)
         );
+    }
+
+    #[test]
+    fn an_occupied_account_nonce_is_occupied_by_whomever() {
+        let sighting = Sighting { chain: CHAIN, mined: None };
+        let observe = |nonce| TransactionState::observe(nonce, false, &sighting).0;
+        assert_eq!(observe(4), Standing { state: TransactionState::Superseded, is_final: true });
+        assert_eq!(observe(5), Standing { state: TransactionState::Broadcast, is_final: false });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Reconciler, ReconcilerError};
 use crate::{
+    failpoint::Point,
     ledger::{
         AccountCode, JournalKind, LedgerError, LogRef, Payout, Posting, Pull, SplitterLog,
         SplitterRecord, Stream, Tx,
@@ -91,14 +92,14 @@ impl Reconciler {
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {
             if position >= MAX_ENTRIES {
-                tx.commit().await?;
+                tx.commit(Point::Book).await?;
                 return Ok(true);
             }
             let behind = entries.get(position.saturating_add(1));
             if !self.book_one(&mut tx, entry, behind).await? {
                 // The driver has not caught up with this log; it is booked in a later round, and
                 // so is everything behind it.
-                tx.commit().await?;
+                tx.commit(Point::Book).await?;
                 if end.saturating_sub(entry.at().block_number) > LONG {
                     tracing::warn!(
                         tx_hash = %entry.at().tx_hash,
@@ -109,7 +110,7 @@ impl Reconciler {
             }
         }
         tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
-        tx.commit().await?;
+        tx.commit(Point::Book).await?;
         Ok(next < end)
     }
 

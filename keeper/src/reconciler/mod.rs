@@ -10,6 +10,7 @@ pub use report::{Reconciliation, Row, reconcile};
 use crate::{
     chain::{BlockTag, Chain, ChainError, Head, Heads},
     eip3009::{FiatToken, inflows},
+    failpoint::Point,
     ledger::{
         Contention, Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery,
         SplitterRecord, Stream, Topic,
@@ -185,7 +186,7 @@ impl Reconciler {
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         tx.step_status(settlement, event, &evidence).await?;
-        tx.commit().await?;
+        tx.commit(Point::Confirm).await?;
         self.ledger.signal(Topic::Settlements);
         Ok(())
     }
@@ -257,7 +258,7 @@ impl Reconciler {
         let served = tx.delivery(settlement.id).await?.is_some_and(|delivery| {
             matches!(delivery.state, Delivery::Delivered | Delivery::Calling | Delivery::Unknown)
         });
-        tx.commit().await?;
+        tx.commit(Point::Close).await?;
         if served {
             tracing::error!(payment = %settlement.id, "ALARM: served, but never paid");
         }
@@ -275,7 +276,7 @@ impl Reconciler {
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         tx.step_status(settlement, StatusEvent::Overdue, &json!({})).await?;
-        tx.commit().await?;
+        tx.commit(Point::Orphan).await?;
         tracing::error!(payment = %settlement.id, "ALARM: no outcome for ten minutes: orphaned");
         self.ledger.signal(Topic::Settlements);
         Ok(())
@@ -301,7 +302,7 @@ impl Reconciler {
                 }
             };
             match given_up {
-                Ok(()) => tx.commit().await?,
+                Ok(()) => tx.commit(Point::ForgoDelivery).await?,
                 Err(error) if error.is_conflict() => continue,
                 Err(error) => return Err(error.into()),
             }

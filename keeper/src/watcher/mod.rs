@@ -10,6 +10,7 @@ mod read;
 
 use crate::{
     chain::{BlockTag, Chain, ChainError, Heads},
+    failpoint::Point,
     ledger::{
         Contention, Lease, Ledger, LedgerError, LogRef, MirrorWindow, Payout, Pull, Settlement,
         SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
@@ -186,7 +187,7 @@ impl Watcher {
         window.payouts.retain(|payout| payout.at.block_number >= start);
         window.logs.retain(|log| log.at.block_number >= start);
         tx.replace_window(chain_id, address, asset, &window).await?;
-        tx.commit().await?;
+        tx.commit(Point::Mirror).await?;
         Ok(changed.is_some())
     }
 

@@ -127,7 +127,7 @@ async fn a_window_is_replaced_as_a_whole() {
         tx.replace_window(84_532, SPLITTER, asset, &first).await.unwrap();
         let second = window(3, 6, vec![pull(5, 7)]);
         tx.replace_window(84_532, SPLITTER, asset, &second).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();
         let pulls = tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap();
         assert_eq!(pulls, [pull(2, 5), pull(5, 7)]);
@@ -159,7 +159,7 @@ async fn a_snapshot_does_not_move() {
         let before = tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len();
         let mut other = db.ledger.begin().await.unwrap();
         other.replace_window(84_532, SPLITTER, asset, &window(1)).await.unwrap();
-        other.commit().await.unwrap();
+        other.commit(HERE).await.unwrap();
         assert_eq!(tx.pulls(84_532, SPLITTER, 0, 10).await.unwrap().len(), before);
         drop(tx);
 
@@ -169,7 +169,7 @@ async fn a_snapshot_does_not_move() {
         let writer = tokio::spawn(async move {
             let mut other = ledger.begin().await.unwrap();
             other.replace_window(84_532, SPLITTER, asset, &window(2)).await.unwrap();
-            other.commit().await.unwrap();
+            other.commit(HERE).await.unwrap();
         });
         // On SQLite the other writer queues; on PostgreSQL it has committed by then.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -206,7 +206,7 @@ async fn a_refused_journal_is_undone_alone() {
         tx.undo().await.unwrap();
         let good = inflow(AccountCode::Splitter, 7);
         tx.post(84_532, SPLITTER, kind, None, &log(1, 2), &good).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();
         let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
         assert_eq!(accounts.len(), 2, "the refused one's account is undone too: {accounts:?}");

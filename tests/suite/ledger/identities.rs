@@ -104,7 +104,7 @@ async fn every_step_is_chained_to_the_trace() {
         let settlement = step(&db.ledger, &settlement, StatusEvent::Settle).await;
         let mut tx = db.ledger.begin().await.unwrap();
         tx.pull_seen(&settlement, &log(3, 1)).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
 
         let mut tx = db.ledger.read().await.unwrap();
         let events = tx.events(settlement.id).await.unwrap();
@@ -135,7 +135,7 @@ async fn concurrent_writers_append_one_after_the_other() {
                 let mut tx = ledger.begin().await.unwrap();
                 tx.pull_seen(&settlement, &log(3, 1)).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                tx.commit().await.unwrap();
+                tx.commit(HERE).await.unwrap();
             })
         };
         let delivery = {
@@ -144,7 +144,7 @@ async fn concurrent_writers_append_one_after_the_other() {
                 let mut tx = ledger.begin().await.unwrap();
                 tx.begin_delivery(&settlement, None, false).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                tx.commit().await.unwrap();
+                tx.commit(HERE).await.unwrap();
             })
         };
         pull.await.unwrap();

@@ -5,19 +5,20 @@ mod identities;
 mod opening;
 mod outbox;
 
-use crate::support::{Draft, new_settlement, postgres};
+use crate::support::{Draft, HERE, new_settlement, postgres};
 use alloy::{
     primitives::{Address, B256, Bytes, U256, address},
     signers::local::PrivateKeySigner,
 };
 use keeper::{
     ledger::{
-        AccountCode, Envelope, IntentKind, JournalKind, Lease, Ledger, LedgerError, LogRef,
-        MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
-        SettlementQuery, SignerRole, SplitterRecord, Stream,
+        AccountCode, Cost, Envelope, JournalKind, Lease, Ledger, LedgerError, LogRef, MirrorWindow,
+        NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement, SettlementQuery,
+        SignerRole, SplitterRecord, Stream,
     },
     lifecycle::{
-        AttemptKind, Delivery, Failure, Fees, Standing, Status, StatusEvent, TransactionState,
+        AttemptKind, Delivery, Failure, Fees, IntentKind, Standing, Status, StatusEvent,
+        TransactionState,
     },
     splitter::SplitTerms,
     x402::{MicroUsdc, Network},
@@ -28,6 +29,7 @@ use std::{future::Future, time::Duration};
 pub(super) const SPLITTER: Address = address!("0x2222222222222222222222222222222222222222");
 pub(super) const SIGNER: Address = address!("0x3333333333333333333333333333333333333333");
 pub(super) const CAPABILITY: B256 = B256::repeat_byte(0xca);
+pub(super) const COST: Cost = Cost { max: 1_000, data: 0 };
 pub(super) const TTL: Duration = Duration::from_secs(60);
 
 /// A fresh database and a way to change it behind the ledger's back.
@@ -51,7 +53,7 @@ pub(super) async fn on_both<F: Future<Output = ()>>(test: impl Fn(Database) -> F
         let ledger = Ledger::open(&url).await.unwrap();
         let mut tx = ledger.begin().await.unwrap();
         tx.enter_splitter(&splitter()).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         test(Database { ledger, url }).await;
     }
 }
@@ -89,7 +91,7 @@ pub(super) async fn reserve(
 ) -> Result<Reservation, LedgerError> {
     let mut tx = ledger.begin().await?;
     let reservation = tx.reserve(new).await?;
-    tx.commit().await?;
+    tx.commit(HERE).await?;
     Ok(reservation)
 }
 
@@ -106,14 +108,14 @@ pub(super) async fn paid(ledger: &Ledger, new: &NewSettlement, block: u64) -> Se
     let settlement = step(ledger, &settlement, StatusEvent::Settle).await;
     let mut tx = ledger.begin().await.unwrap();
     tx.pull_seen(&settlement, &log(block, 1)).await.unwrap();
-    tx.commit().await.unwrap();
+    tx.commit(HERE).await.unwrap();
     settlement
 }
 
 pub(super) async fn step(ledger: &Ledger, known: &Settlement, event: StatusEvent) -> Settlement {
     let mut tx = ledger.begin().await.unwrap();
     tx.step_status(known, event, &json!({})).await.unwrap();
-    tx.commit().await.unwrap();
+    tx.commit(HERE).await.unwrap();
     let mut tx = ledger.read().await.unwrap();
     tx.settlement(known.id).await.unwrap().unwrap()
 }
@@ -128,10 +130,10 @@ pub(super) fn log(block: u64, index: u64) -> LogRef {
 }
 
 pub(super) async fn lead(ledger: &Ledger, holder: &str) -> Lease {
+    let lease = ledger.acquire_lease("chain:84532", holder, TTL).await.unwrap().unwrap();
     let mut tx = ledger.begin().await.unwrap();
-    let lease = tx.acquire_lease("chain:84532", holder, TTL).await.unwrap().unwrap();
     tx.adopt_signer(&lease, 84_532, SIGNER, SignerRole::Settler, 7).await.unwrap();
-    tx.commit().await.unwrap();
+    tx.commit(HERE).await.unwrap();
     lease
 }
 
@@ -153,7 +155,7 @@ pub(super) async fn add_record(
         valid_before: None,
     })
     .await?;
-    tx.commit().await
+    tx.commit(HERE).await
 }
 
 pub(super) fn envelope(byte: u8) -> Envelope {
@@ -171,10 +173,10 @@ pub(super) async fn sign(ledger: &Ledger, lease: &Lease, settlement: &Settlement
     add_record(ledger, settlement).await.unwrap();
     let mut tx = ledger.begin().await.unwrap();
     let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
-    tx.plan(lease, 84_532, SIGNER, &intents[0]).await.unwrap();
+    tx.plan(lease, 84_532, SIGNER, &intents[0], COST).await.unwrap();
     let unsigned = tx.unsigned(84_532, SIGNER).await.unwrap();
     tx.add_envelope(lease, unsigned[0].id, &envelope(byte)).await.unwrap();
-    tx.commit().await.unwrap();
+    tx.commit(HERE).await.unwrap();
 }
 
 pub(super) async fn post(
@@ -184,5 +186,5 @@ pub(super) async fn post(
 ) -> Result<(), LedgerError> {
     let mut tx = ledger.begin().await?;
     tx.post(84_532, SPLITTER, JournalKind::UnattributedInflow, None, at, postings).await?;
-    tx.commit().await
+    tx.commit(HERE).await
 }

@@ -26,16 +26,16 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
             add_record(&db.ledger, &settlement).await.unwrap();
             let mut tx = db.ledger.begin().await.unwrap();
             let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
-            let nonce = tx.plan(&lease, 84_532, SIGNER, &intents[0]).await.unwrap();
+            let nonce = tx.plan(&lease, 84_532, SIGNER, &intents[0], COST).await.unwrap();
             if n == 2 {
                 // A crash before the commit: nothing happened.
                 drop(tx);
                 let mut tx = db.ledger.begin().await.unwrap();
-                let again = tx.plan(&lease, 84_532, SIGNER, &intents[0]).await.unwrap();
+                let again = tx.plan(&lease, 84_532, SIGNER, &intents[0], COST).await.unwrap();
                 assert_eq!(again, nonce);
-                tx.commit().await.unwrap();
+                tx.commit(HERE).await.unwrap();
             } else {
-                tx.commit().await.unwrap();
+                tx.commit(HERE).await.unwrap();
             }
             nonces.push(nonce);
         }
@@ -55,21 +55,22 @@ async fn a_stale_leader_cannot_write() {
         let old = lead(&db.ledger, "a").await;
         add_record(&db.ledger, &settlement).await.unwrap();
 
+        let held = db.ledger.acquire_lease("chain:84532", "b", TTL).await.unwrap();
+        assert!(held.is_none(), "held");
         let mut tx = db.ledger.begin().await.unwrap();
-        assert!(tx.acquire_lease("chain:84532", "b", TTL).await.unwrap().is_none(), "held");
         tx.release_lease(&old).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         let new = lead(&db.ledger, "b").await;
         assert_eq!(new.epoch, old.epoch + 1);
 
         let mut tx = db.ledger.begin().await.unwrap();
         let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
-        let error = tx.plan(&old, 84_532, SIGNER, &intents[0]).await.unwrap_err();
+        let error = tx.plan(&old, 84_532, SIGNER, &intents[0], COST).await.unwrap_err();
         assert!(error.is_lease_lost(), "{error}");
         let error = tx.renew_lease(&old, TTL).await.unwrap_err();
         assert!(error.is_lease_lost(), "{error}");
-        tx.plan(&new, 84_532, SIGNER, &intents[0]).await.unwrap();
+        tx.plan(&new, 84_532, SIGNER, &intents[0], COST).await.unwrap();
         let unsigned = tx.unsigned(84_532, SIGNER).await.unwrap();
         let error = tx.add_envelope(&old, unsigned[0].id, &envelope(1)).await.unwrap_err();
         assert!(error.is_lease_lost(), "{error}");
@@ -92,9 +93,9 @@ async fn a_final_transaction_stays_as_it_is() {
         assert_eq!(outgoing[0].envelopes[0].hash, B256::repeat_byte(1));
         let latest = tx.latest_envelope(settlement.id, IntentKind::Record).await.unwrap();
         assert_eq!(latest, Some(B256::repeat_byte(1)));
-        let parked = Standing { state: TransactionState::Parked, is_final: true };
-        tx.set_standing(&lease, &outgoing[0], parked, None).await.unwrap();
-        let error = tx.set_standing(&lease, &outgoing[0], parked, None).await.unwrap_err();
+        let gone = Standing { state: TransactionState::Superseded, is_final: true };
+        tx.set_standing(&lease, &outgoing[0], gone, None).await.unwrap();
+        let error = tx.set_standing(&lease, &outgoing[0], gone, None).await.unwrap_err();
         assert!(matches!(error, LedgerError::Conflict(_)), "{error}");
         assert!(tx.outgoing(84_532, SIGNER).await.unwrap().is_empty());
     })
@@ -124,7 +125,7 @@ async fn work_that_is_put_off_makes_room() {
         tx.defer_intent(&lease, all[0], Duration::from_millis(500), "reverts").await.unwrap();
         assert!(tx.hold_record(settlements[1].id, "for a human").await.unwrap());
         assert!(!tx.hold_record(settlements[1].id, "again").await.unwrap(), "it is held already");
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         assert_eq!(due().await.iter().map(|intent| intent.id).collect::<Vec<_>>(), [all[2]]);
         crate::support::eventually("it is due again", || async { due().await.len() == 2 }).await;
         let again = due().await;
@@ -149,7 +150,7 @@ async fn a_record_waits_for_its_pull() {
         let mut tx = db.ledger.begin().await.unwrap();
         let known = tx.settlement(settlement.id).await.unwrap().unwrap();
         tx.step_status(&known, StatusEvent::PullLost, &json!({})).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         assert_eq!(due().await, 0, "a reorg took its pull");
     })
     .await;
@@ -175,7 +176,7 @@ async fn a_delivery_belongs_to_its_last_attempt() {
         assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
         tx.fail_delivery(&settlement, second, Failure::Lost, "gone").await.unwrap();
         tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap().unwrap();
         assert_eq!(known.state, Delivery::Delivered);

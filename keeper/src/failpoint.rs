@@ -1,0 +1,162 @@
+//! Where the program may die: before and after every commit and every send.
+//!
+//! Each of them names its point, and the compiler asks for it. With the feature `failpoints`, which
+//! no production build has, `KEEPER_FAILPOINT=<when>:<point>:<n>:<action>` ends the process there
+//! as a crash does (`kill`), or pauses it (`stop`): `after:plan:2:kill` is "right after the second
+//! commit that planned a transaction".
+
+use crate::lifecycle::words;
+
+/// A commit or a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Point {
+    /// Commit: a Splitter is entered.
+    Enter,
+    /// Commit: the lease is taken.
+    Acquire,
+    /// Commit: the lease is extended.
+    Renew,
+    /// Commit: the lease is given back.
+    Release,
+    /// Commit: an identity is reserved and its pull handed over.
+    Reserve,
+    /// Commit: the provider is about to be called.
+    BeginDelivery,
+    /// Commit: what came of it.
+    EndDelivery,
+    /// Commit: nobody knows what came of it.
+    LoseDelivery,
+    /// Commit: a paid call that nobody serves is given up.
+    ForgoDelivery,
+    /// Commit: the mirror takes over a range of blocks.
+    Mirror,
+    /// Commit: records and splits are found and asked for.
+    Drive,
+    /// Commit: a payment is confirmed.
+    Confirm,
+    /// Commit: a payment's window is closed.
+    Close,
+    /// Commit: a payment is orphaned.
+    Orphan,
+    /// Commit: blocks are booked.
+    Book,
+    /// Commit: a signer is taken over.
+    Adopt,
+    /// Commit: intake is closed or opened.
+    Purse,
+    /// Commit: a pull whose window is over is cancelled.
+    Expire,
+    /// C0, commit: work is claimed, its account nonce allocated, its transaction written.
+    Plan,
+    /// Commit: work is put off.
+    Defer,
+    /// Commit: work is flagged as late.
+    Flag,
+    /// C2, commit: the first envelope of a transaction. C1 is right before it.
+    First,
+    /// C4, commit: a replacement for higher fees.
+    Bump,
+    /// C4, commit: a replacement that does nothing.
+    Noop,
+    /// Send: an envelope is handed to the nodes. C3 is right after it.
+    Send,
+    /// Commit: a transaction counts as sent, or lost its block.
+    Broadcast,
+    /// Commit: a transaction is mined.
+    Included,
+    /// Commit: its block is posted to L1.
+    Safe,
+    /// Commit: its block is final.
+    Finalized,
+    /// Commit: it reverted.
+    Reverted,
+    /// Commit: a no-op took its account nonce.
+    Superseded,
+    /// Commit: nobody knows who took its account nonce.
+    Parked,
+    /// Commit: an operator's order is carried out.
+    Order,
+    /// Commit: account nonces are occupied in quarantine, or it ends.
+    Quarantine,
+    /// Commit: the newest final block is remembered.
+    Finality,
+}
+
+words!(Point {
+    Enter => "enter",
+    Acquire => "acquire",
+    Renew => "renew",
+    Release => "release",
+    Reserve => "reserve",
+    BeginDelivery => "begin_delivery",
+    EndDelivery => "end_delivery",
+    LoseDelivery => "lose_delivery",
+    ForgoDelivery => "forgo_delivery",
+    Mirror => "mirror",
+    Drive => "drive",
+    Confirm => "confirm",
+    Close => "close",
+    Orphan => "orphan",
+    Book => "book",
+    Adopt => "adopt",
+    Purse => "purse",
+    Expire => "expire",
+    Plan => "plan",
+    Defer => "defer",
+    Flag => "flag",
+    First => "first",
+    Bump => "bump",
+    Noop => "noop",
+    Send => "send",
+    Broadcast => "broadcast",
+    Included => "included",
+    Safe => "safe",
+    Finalized => "finalized",
+    Reverted => "reverted",
+    Superseded => "superseded",
+    Parked => "parked",
+    Order => "order",
+    Quarantine => "quarantine",
+    Finality => "finality",
+});
+
+impl Point {
+    /// The last moment before.
+    pub(crate) fn before(self) {
+        reach("before", self);
+    }
+
+    /// The first moment after.
+    pub(crate) fn after(self) {
+        reach("after", self);
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+const fn reach(_: &str, _: Point) {}
+
+#[cfg(feature = "failpoints")]
+fn reach(when: &str, point: Point) {
+    use rustix::process::{Signal, getpid, kill_process};
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    };
+    static ARMED: LazyLock<Option<String>> =
+        LazyLock::new(|| std::env::var("KEEPER_FAILPOINT").ok());
+    static REACHED: AtomicU32 = AtomicU32::new(0);
+    let Some(armed) = ARMED.as_deref() else { return };
+    let mut parts = armed.split(':');
+    if parts.next() != Some(when) || parts.next() != Some(point.as_str()) {
+        return;
+    }
+    let n = REACHED.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+    if parts.next().and_then(|n| n.parse().ok()) != Some(n) {
+        return;
+    }
+    let signal = if parts.next() == Some("stop") { Signal::STOP } else { Signal::KILL };
+    eprintln!("failpoint {armed}");
+    if let Err(error) = kill_process(getpid(), signal) {
+        eprintln!("failpoint {armed}: {error}");
+    }
+}

@@ -1,0 +1,374 @@
+//! What became of what was sent, and whether it is sent again or replaced.
+
+use super::{Memory, Outbox, OutboxError, worst};
+use crate::{
+    chain::{BlockTag, Chain as Rpc, ChainError},
+    failpoint::Point,
+    ledger::{Envelope, MinedCost, Outgoing, SignerRole, Work},
+    lifecycle::{
+        AttemptKind, Cause, Chain, Effect, Fees, IntentKind, Mined, Replacement, Sighting,
+        TransactionState, Unmined,
+    },
+};
+use alloy::{
+    consensus::TxEip1559,
+    primitives::{Address, B256, Bytes, TxKind},
+};
+use chrono::Utc;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Mined transactions that are looked at in one round.
+const MAX_MINED: usize = 16;
+/// How long bytes are left with the nodes before they are handed over again.
+const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
+/// Gas limit of a transaction that does nothing.
+pub(super) const NOOP_GAS: u64 = 21_000;
+
+impl Outbox {
+    /// Signs what is planned. The envelope is committed; it is sent by [`Outbox::follow`].
+    pub(super) async fn sign(&self, stop: &CancellationToken) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let mut tx = self.ledger.read().await?;
+        let unsigned = tx.unsigned(self.chain_id, signer).await?;
+        drop(tx);
+        if unsigned.is_empty() {
+            return Ok(());
+        }
+        let fees = self.chain.market().await?.fees;
+        let limits = self.limits().await?;
+        for planned in unsigned {
+            if stop.is_cancelled() {
+                break;
+            }
+            let fees = fees.within(limits.ceiling(planned.gas_limit, planned.data_fee));
+            let kind = if planned.has_work { AttemptKind::First } else { AttemptKind::Noop };
+            let content = (planned.to, planned.calldata, planned.gas_limit);
+            let slot = (planned.id, planned.account_nonce);
+            self.add_envelope(slot, content, kind, fees).await?;
+        }
+        Ok(())
+    }
+
+    /// Signs an envelope and commits it.
+    async fn add_envelope(
+        &self,
+        (transaction, account_nonce): (i64, u64),
+        (to, input, gas_limit): (Address, Bytes, u64),
+        kind: AttemptKind,
+        fees: Fees,
+    ) -> Result<Envelope, OutboxError> {
+        let signed = self
+            .signer
+            .sign(TxEip1559 {
+                chain_id: self.chain_id,
+                nonce: account_nonce,
+                gas_limit,
+                max_fee_per_gas: fees.max_fee_per_gas.into(),
+                max_priority_fee_per_gas: fees.max_priority_fee_per_gas.into(),
+                to: TxKind::Call(to),
+                input,
+                ..TxEip1559::default()
+            })
+            .await?;
+        let envelope = Envelope { hash: signed.hash, kind, raw: signed.raw, fees, signed_at: None };
+        let mut tx = self.ledger.begin().await?;
+        tx.add_envelope(&self.lease, transaction, &envelope).await?;
+        tx.commit(match kind {
+            AttemptKind::First => Point::First,
+            AttemptKind::Bump => Point::Bump,
+            AttemptKind::Noop => Point::Noop,
+        })
+        .await?;
+        Ok(envelope)
+    }
+
+    /// Sends what is signed, and looks what became of what was sent.
+    pub(super) async fn follow(
+        &self,
+        memory: &mut Memory,
+        stop: &CancellationToken,
+    ) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let mut tx = self.ledger.read().await?;
+        let outgoing = tx.outgoing(self.chain_id, signer).await?;
+        drop(tx);
+        let known: BTreeSet<_> = outgoing.iter().map(|transaction| transaction.id).collect();
+        memory.sent.retain(|id, _| known.contains(id));
+        memory.looked.retain(|id, _| known.contains(id));
+        memory.missing.retain(|id, _| known.contains(id));
+        if outgoing.is_empty() {
+            return Ok(());
+        }
+        // One endpoint for count and receipts, the count first: two nodes' views must not be mixed.
+        let node = self.chain.pinned().await?;
+        let chain = Chain {
+            finalized_count: node.transaction_count(signer, BlockTag::Finalized).await?,
+            finalized: node.head(BlockTag::Finalized).await?.number(),
+            safe: node.head(BlockTag::Safe).await?.number(),
+        };
+        // What is not mined comes first. The mined wait for minutes to become final; a few of them
+        // are looked at each time, whichever were not for longest, so that they hold up nothing.
+        let (pending, mut mined): (Vec<_>, Vec<_>) =
+            outgoing.iter().partition(|transaction| transaction.state.is_pending());
+        mined.sort_by_key(|transaction| memory.looked.get(&transaction.id).copied());
+        mined.truncate(MAX_MINED);
+        let mut parts = Vec::with_capacity(pending.len() + mined.len());
+        for transaction in pending.into_iter().chain(mined) {
+            if stop.is_cancelled() {
+                break;
+            }
+            memory.looked.insert(transaction.id, Instant::now());
+            parts.push(self.follow_one(memory, &node, chain, transaction).await);
+        }
+        worst(parts)
+    }
+
+    async fn follow_one(
+        &self,
+        memory: &mut Memory,
+        node: &Rpc,
+        chain: Chain,
+        transaction: &Outgoing,
+    ) -> Result<(), OutboxError> {
+        let account_nonce = transaction.account_nonce;
+        let mut mined = mined(node, transaction).await?;
+        if mined.is_none() && account_nonce < chain.finalized_count {
+            mined = self.owner(node, transaction).await?;
+        }
+        let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
+        let has_work = transaction.work.is_some();
+        let (standing, effect) = TransactionState::observe(account_nonce, has_work, &sighting);
+        if effect == Effect::Rebroadcast {
+            self.send(memory, transaction).await?;
+        }
+        if standing.state == transaction.state && !standing.is_final {
+            return Ok(());
+        }
+        let mut tx = self.ledger.begin().await?;
+        tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
+        tx.commit(point(standing.state)).await?;
+        self.tell(account_nonce, standing.state, mined.map(|mined| mined.mined.hash));
+        Ok(())
+    }
+
+    fn tell(&self, account_nonce: u64, state: TransactionState, hash: Option<B256>) {
+        let signer = self.signer.address();
+        match (state, self.role) {
+            (TransactionState::Parked, _) => tracing::error!(
+                %signer, account_nonce,
+                "ALARM: the account nonce is gone and none of our envelopes took it; the \
+                 transaction is parked: find what {signer} sent with it, and say so with \
+                 `keeper tx resolve`",
+            ),
+            // Whoever holds the authorization may have been faster with the pull.
+            (TransactionState::Reverted, SignerRole::Puller) => {
+                tracing::warn!(%signer, account_nonce, ?hash, "a pull reverted");
+            }
+            (TransactionState::Reverted, SignerRole::Settler) => {
+                tracing::error!(%signer, account_nonce, ?hash, "ALARM: a transaction reverted");
+            }
+            _ => tracing::info!(%signer, account_nonce, %state, "transaction moved"),
+        }
+    }
+
+    /// Who took an account nonce that is gone for good, when none of the known envelopes has a
+    /// receipt. The receipts are read once more: a node may know a count before them. Then the
+    /// contracts' events are asked who did this work, and the chain whether that was with this
+    /// account nonce; envelopes that a restored ledger has lost are found so.
+    async fn owner(
+        &self,
+        node: &Rpc,
+        transaction: &Outgoing,
+    ) -> Result<Option<MinedCost>, OutboxError> {
+        if let Some(late) = mined(node, transaction).await? {
+            return Ok(Some(late));
+        }
+        let Some(work) = transaction.work else { return Ok(None) };
+        for hash in self.doers(&work).await? {
+            let Some(found) = node.transaction(hash).await? else { continue };
+            let is_ours = found.from == self.signer.address()
+                && found.account_nonce() == transaction.account_nonce;
+            if is_ours && let Some(cost) = receipt(node, hash, AttemptKind::First).await? {
+                return Ok(Some(cost));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Transactions that did a piece of work, as the mirror knows them.
+    async fn doers(&self, work: &Work) -> Result<Vec<B256>, OutboxError> {
+        let mut tx = self.ledger.read().await?;
+        let (Some(splitter), Some(capability)) = (work.splitter, work.capability) else {
+            return Ok(Vec::new());
+        };
+        let payment = match work.settlement {
+            Some(id) => tx.settlement(id).await?,
+            None => None,
+        };
+        let chain_id = self.chain_id;
+        Ok(match (work.kind, payment) {
+            (IntentKind::Pull, Some(payment)) => {
+                let pull = tx.pull_of(chain_id, splitter, payment.payer, payment.nonce).await?;
+                pull.into_iter().map(|pull| pull.at.tx_hash).collect()
+            }
+            (IntentKind::Record, Some(payment)) => {
+                let logs = tx.records_of(chain_id, splitter, payment.payer, payment.nonce).await?;
+                logs.into_iter().map(|log| log.at.tx_hash).collect()
+            }
+            (IntentKind::Split, _) => {
+                let logs = tx.foreign_splits(chain_id, splitter, capability).await?;
+                logs.into_iter().map(|log| log.at.tx_hash).collect()
+            }
+            (IntentKind::Pull | IntentKind::Record, None) => Vec::new(),
+        })
+    }
+
+    /// Hands a transaction that is not mined to the nodes again, or replaces its envelope.
+    async fn send(&self, memory: &mut Memory, transaction: &Outgoing) -> Result<(), OutboxError> {
+        let recent =
+            memory.sent.get(&transaction.id).is_some_and(|sent| sent.elapsed() < REBROADCAST_AFTER);
+        let Some(envelope) = transaction.envelopes.last() else { return Ok(()) };
+        if recent {
+            return Ok(());
+        }
+        memory.sent.insert(transaction.id, Instant::now());
+        let cause = self.cause(memory, transaction);
+        let unmined = self.unmined(transaction, envelope, cause).await?;
+        let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
+        match unmined.replace(&self.chain.market().await?) {
+            Replacement::Again => self.broadcast(account_nonce, envelope).await,
+            Replacement::Wait => {
+                tracing::info!(%signer, account_nonce, "not sent: its cause is not on the chain");
+            }
+            Replacement::Capped => {
+                tracing::error!(
+                    %signer, account_nonce, max_fee_per_gas = unmined.ceiling,
+                    "ALARM: fees are above what may be paid; the transaction waits"
+                );
+                self.broadcast(account_nonce, envelope).await;
+            }
+            Replacement::Bump(fees) => {
+                self.replace(transaction, AttemptKind::Bump, fees).await?;
+            }
+            Replacement::Noop(fees) => {
+                self.replace(transaction, AttemptKind::Noop, fees).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn unmined(
+        &self,
+        transaction: &Outgoing,
+        envelope: &Envelope,
+        cause: Cause,
+    ) -> Result<Unmined, OutboxError> {
+        let limits = self.limits().await?;
+        Ok(Unmined {
+            kind: envelope.kind,
+            fees: envelope.fees,
+            age: envelope
+                .signed_at
+                .map_or(0, |when| u64::try_from((Utc::now() - when).num_seconds()).unwrap_or(0)),
+            cause,
+            ceiling: limits.ceiling(transaction.gas_limit, transaction.data_fee),
+        })
+    }
+
+    /// Signs another envelope for an account nonce, commits and sends it.
+    pub(super) async fn replace(
+        &self,
+        transaction: &Outgoing,
+        kind: AttemptKind,
+        fees: Fees,
+    ) -> Result<Envelope, OutboxError> {
+        let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
+        let content = match kind {
+            AttemptKind::Noop => (signer, Bytes::new(), NOOP_GAS),
+            _ => (transaction.to, transaction.calldata.clone(), transaction.gas_limit),
+        };
+        let slot = (transaction.id, account_nonce);
+        let envelope = self.add_envelope(slot, content, kind, fees).await?;
+        tracing::info!(%signer, account_nonce, %kind, hash = %envelope.hash, "replaced");
+        self.broadcast(account_nonce, &envelope).await;
+        Ok(envelope)
+    }
+
+    /// Whether a transaction's work is still wanted.
+    fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
+        let Some(work) = transaction.work else { return Cause::Stands };
+        if let Some(valid_before) = work.valid_before {
+            // Without a head nothing is known.
+            let over = self.heads.latest().is_some_and(|head| head.now() >= valid_before);
+            return if over { Cause::Gone } else { Cause::Stands };
+        }
+        if work.has_cause {
+            memory.missing.remove(&transaction.id);
+            return Cause::Stands;
+        }
+        let since = memory.missing.entry(transaction.id).or_insert_with(Instant::now);
+        Cause::Missing { since: since.elapsed().as_secs() }
+    }
+
+    /// The one place from which bytes go to the nodes. They are committed: [`Envelope`]s come from
+    /// the ledger, or from [`Outbox::add_envelope`].
+    pub(super) async fn broadcast(&self, account_nonce: u64, envelope: &Envelope) {
+        Point::Send.before();
+        let class = self.chain.send_raw(&envelope.raw).await;
+        Point::Send.after();
+        tracing::info!(
+            signer = %self.signer.address(), account_nonce, hash = %envelope.hash,
+            class = class.as_str(), "broadcast"
+        );
+    }
+}
+
+/// The envelope of a transaction that has a receipt in a canonical block, if any has.
+async fn mined(node: &Rpc, transaction: &Outgoing) -> Result<Option<MinedCost>, ChainError> {
+    for envelope in &transaction.envelopes {
+        if let Some(cost) = receipt(node, envelope.hash, envelope.kind).await? {
+            return Ok(Some(cost));
+        }
+    }
+    Ok(None)
+}
+
+/// What a transaction did and cost, if it is in a canonical block.
+pub(super) async fn receipt(
+    node: &Rpc,
+    hash: B256,
+    kind: AttemptKind,
+) -> Result<Option<MinedCost>, ChainError> {
+    let Some(receipt) = node.receipt(hash).await? else { return Ok(None) };
+    // A receipt may be a preconfirmation; only a sealed, canonical block counts.
+    let block = node.head(BlockTag::Number(receipt.block_number())).await?;
+    if block.hash != receipt.block_hash {
+        return Ok(None);
+    }
+    Ok(Some(MinedCost {
+        mined: Mined { hash, kind, block: receipt.block_number(), success: receipt.success() },
+        block_hash: receipt.block_hash,
+        gas_used: receipt.gas_used(),
+        l2_fee: receipt.l2_fee(),
+        l1_fee: receipt.l1_fee(),
+    }))
+}
+
+/// The failpoint of a standing's commit.
+pub(super) const fn point(state: TransactionState) -> Point {
+    match state {
+        TransactionState::Planned | TransactionState::Signed | TransactionState::Broadcast => {
+            Point::Broadcast
+        }
+        TransactionState::Included => Point::Included,
+        TransactionState::Safe => Point::Safe,
+        TransactionState::Finalized => Point::Finalized,
+        TransactionState::Reverted => Point::Reverted,
+        TransactionState::Superseded => Point::Superseded,
+        TransactionState::Parked => Point::Parked,
+    }
+}

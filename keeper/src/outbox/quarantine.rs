@@ -1,0 +1,109 @@
+//! What is done when the ledger may know less than was sent, and when the chain takes back what was
+//! final.
+
+use super::{Outbox, OutboxError, follow::NOOP_GAS};
+use crate::{
+    chain::{BlockTag, ChainError},
+    failpoint::Point,
+    ledger::{Quarantine, SignerRecord},
+};
+
+/// So many account nonces beyond what any node has seen may be used by lost envelopes: as many as
+/// are ever under way at once.
+const MARGIN: u64 = 12;
+
+impl Outbox {
+    /// Takes the signer over. When the chain has seen more of it than the ledger, the ledger is an
+    /// old copy or somebody else has the key: quarantine, before anything is allocated.
+    pub(super) async fn adopt(&self) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let seen = self.chain.transaction_count(signer, BlockTag::Pending).await?;
+        let mut tx = self.ledger.begin().await?;
+        // A signer that is seen for the first time begins behind what is mined or waits in a pool.
+        let adopted = tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, seen).await?;
+        let allocated = adopted.next_account_nonce;
+        if seen > allocated && adopted.quarantine.is_none() {
+            let reason = format!(
+                "the chain has seen {seen} transactions, the ledger has allocated {allocated}"
+            );
+            tx.quarantine(&self.lease, self.chain_id, signer, &reason).await?;
+            tracing::error!(
+                %signer, seen, allocated,
+                "ALARM: the ledger is an old copy, or another program uses the key: quarantine"
+            );
+        }
+        tx.commit(Point::Adopt).await?;
+        Ok(())
+    }
+
+    /// Occupies every account nonce that may be used, and lets work begin again once all of them
+    /// are final and the mirror has seen what was done with them.
+    pub(super) async fn heal(
+        &self,
+        known: &SignerRecord,
+        quarantine: &Quarantine,
+    ) -> Result<(), OutboxError> {
+        let signer = self.signer.address();
+        let Some(end) = quarantine.end else {
+            let mut seen = known.next_account_nonce;
+            for tag in [BlockTag::Latest, BlockTag::Pending] {
+                seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
+            }
+            let end = seen.saturating_add(MARGIN);
+            let mut tx = self.ledger.begin().await?;
+            tx.occupy(&self.lease, self.chain_id, signer, end, NOOP_GAS).await?;
+            tx.commit(Point::Quarantine).await?;
+            tracing::warn!(
+                %signer, reason = quarantine.reason, from = known.next_account_nonce, end,
+                "quarantine: account nonces that may be used are being occupied"
+            );
+            return Ok(());
+        };
+        let node = self.chain.pinned().await?;
+        if node.transaction_count(signer, BlockTag::Finalized).await? < end {
+            return Ok(());
+        }
+        let finalized = node.head(BlockTag::Finalized).await?.number();
+        let mut tx = self.ledger.begin().await?;
+        let ended = tx.end_quarantine(&self.lease, self.chain_id, signer, finalized).await?;
+        if ended {
+            tx.commit(Point::Quarantine).await?;
+            tracing::warn!(%signer, "quarantine is over");
+        }
+        Ok(())
+    }
+
+    /// Remembers the newest final block, and stops everything when one is gone that was final.
+    pub(super) async fn guard(&self) -> Result<(), OutboxError> {
+        let chain_id = self.chain_id;
+        let mut tx = self.ledger.read().await?;
+        let remembered = tx.finalized(chain_id).await?;
+        drop(tx);
+        let node = self.chain.pinned().await?;
+        let finalized = node.head(BlockTag::Finalized).await?;
+        if let Some((number, hash)) = remembered {
+            let found = match node.head(BlockTag::Number(number)).await {
+                Ok(block) => block,
+                // An endpoint that is behind does not know the block yet.
+                Err(ChainError::Malformed { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            if found.hash != hash {
+                return Err(OutboxError::FinalityBroken {
+                    chain_id,
+                    number,
+                    remembered: hash,
+                    found: found.hash,
+                });
+            }
+            if finalized.number() <= number {
+                return Ok(());
+            }
+        }
+        let mut tx = self.ledger.begin().await?;
+        let newest = (finalized.number(), finalized.hash);
+        tx.set_finalized(&self.lease, chain_id, newest).await?;
+        tx.commit(Point::Finality).await?;
+        Ok(())
+    }
+}
