@@ -9,6 +9,7 @@ mod leader;
 mod pay;
 mod reconcile;
 mod run;
+mod tx;
 
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -35,6 +36,8 @@ enum Command {
     Run(run::Run),
     /// Compare ledger, chain and contracts; exits 1 on any difference.
     Reconcile(reconcile::Reconcile),
+    /// Look at the outbox, and tell it what to do.
+    Tx(tx::Tx),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Tx(tx) => tx.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

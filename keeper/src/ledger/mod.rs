@@ -20,6 +20,7 @@ mod lock;
 mod mirror;
 mod orders;
 mod outbox;
+mod outbox_view;
 mod query;
 mod settlements;
 mod signal;
@@ -38,6 +39,7 @@ pub use leases::Lease;
 pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog, Stream};
 pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
+pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,

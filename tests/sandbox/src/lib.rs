@@ -21,7 +21,7 @@ mod tools;
 pub use anvil::{Anvil, AnvilOptions};
 pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
 pub use kms::{KmsCredentials, KmsDouble};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;
 pub use proxy::{RpcFault, RpcProxy};
 pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};

@@ -22,7 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// socket in a folder of its own and on no port.
 #[derive(Debug)]
 pub struct Postgres {
-    socket_folder: PathBuf,
+    folder: PathBuf,
+    native: PathBuf,
+    as_root: bool,
     _process: Guarded,
 }
 
@@ -58,7 +60,12 @@ impl Postgres {
             String::from_utf8_lossy(&output.stderr)
         );
 
-        let postgres = native.join("bin/postgres");
+        Self::launch(folder, native, as_root).await
+    }
+
+    /// Starts the server whose data lie in `folder`.
+    async fn launch(folder: PathBuf, native: PathBuf, as_root: bool) -> eyre::Result<Self> {
+        let (postgres, data) = (native.join("bin/postgres"), folder.join("data"));
         let mut command: Vec<&OsStr> = Vec::new();
         if as_root {
             command.extend(["runuser", "-u", "nobody", "--"].map(OsStr::new));
@@ -70,25 +77,91 @@ impl Postgres {
         order.environment.push(("LD_LIBRARY_PATH", native.join("lib").into()));
         order.folder = Some(&folder);
         let process = Guarded::spawn(order)?;
-        let server = Self { socket_folder: folder.clone(), _process: process };
+        let server = Self { folder, native, as_root, _process: process };
         server.wait().await?;
         Ok(server)
     }
 
+    /// A replica of the server as it is now, not started: what an asynchronous standby holds that
+    /// has received nothing since. Call it between `pg_backup_start` and `pg_backup_stop`, and give
+    /// [`Replica::finish`] the label that the latter returns.
+    pub async fn copy(&self) -> eyre::Result<Replica> {
+        let folder = TempDir::with_prefix("keeper-pg-")?.keep();
+        if self.as_root {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
+        }
+        let (from, to) = (self.folder.join("data"), folder.join("data"));
+        let status = Command::new("cp").arg("-a").args([&from, &to]).status().await?;
+        // The server goes on working meanwhile: a file may be gone before it is copied.
+        eyre::ensure!(to.join("PG_VERSION").exists(), "cannot copy {}: {status}", from.display());
+        fs::remove_file(to.join("postmaster.pid"))?;
+        if self.as_root {
+            let status = Command::new("chown").arg("nobody").arg(&folder).status().await?;
+            eyre::ensure!(status.success(), "cannot give {} to nobody", folder.display());
+        }
+        Ok(Replica {
+            from: self.folder.clone(),
+            folder,
+            native: self.native.clone(),
+            as_root: self.as_root,
+        })
+    }
+
+    /// The folder of its socket.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// URL of a database on it; `postgres` exists from the start.
     pub fn url(&self, database: &str) -> String {
-        let folder = self.socket_folder.to_string_lossy().replace('/', "%2F");
+        Self::url_in(&self.folder, database)
+    }
+
+    /// URL of a database of the server whose socket lies in `folder`.
+    pub fn url_in(folder: &Path, database: &str) -> String {
+        let folder = folder.to_string_lossy().replace('/', "%2F");
         format!("postgres://keeper@{folder}/{database}")
     }
 
     async fn wait(&self) -> eyre::Result<()> {
-        let socket = self.socket_folder.join(".s.PGSQL.5432");
+        let socket = self.folder.join(".s.PGSQL.5432");
         let deadline = Instant::now() + START_LIMIT;
         while UnixStream::connect(&socket).await.is_err() {
             eyre::ensure!(Instant::now() < deadline, "PostgreSQL did not start in time");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+}
+
+/// A replica that was not promoted yet.
+#[derive(Debug)]
+pub struct Replica {
+    from: PathBuf,
+    folder: PathBuf,
+    native: PathBuf,
+    as_root: bool,
+}
+
+impl Replica {
+    /// Gives it the label of the backup, and the log that was written up to its end.
+    pub async fn finish(&self, label: &str) -> eyre::Result<()> {
+        let data = self.folder.join("data");
+        for (name, text) in [("backup_label", label), ("standby.signal", "")] {
+            fs::write(data.join(name), text)?;
+            if self.as_root {
+                Command::new("chown").arg("nobody").arg(data.join(name)).status().await?;
+            }
+        }
+        let (from, to) = (self.from.join("data/pg_wal/."), data.join("pg_wal"));
+        let status = Command::new("cp").arg("-a").args([&from, &to]).status().await?;
+        eyre::ensure!(status.success(), "cannot copy {}", from.display());
+        Ok(())
+    }
+
+    /// Starts it as a standby; `SELECT pg_promote()` makes it the primary.
+    pub async fn start(self) -> eyre::Result<Postgres> {
+        Postgres::launch(self.folder, self.native, self.as_root).await
     }
 }
 
