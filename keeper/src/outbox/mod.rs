@@ -451,11 +451,20 @@ impl Outbox {
     }
 
     async fn broadcast(&self, account_nonce: u64, envelope: &Envelope) {
-        let class = self.chain.send_raw(&envelope.raw).await;
-        tracing::info!(
-            signer = %self.signer.address(), account_nonce, hash = %envelope.hash,
-            class = class.as_str(), "broadcast"
-        );
+        let (chain, heads) = (self.chain.clone(), self.heads.clone());
+        let (signer, hash, raw) = (self.signer.address(), envelope.hash, envelope.raw.clone());
+        let send = async move {
+            let sent = chain.broadcast(&raw, hash, &heads).await;
+            tracing::info!(
+                %signer, account_nonce, %hash, class = sent.class.as_str(), "broadcast"
+            );
+        };
+        // Nothing else may wait for this one's inclusion.
+        if self.chain.waits_for_inclusion() {
+            tokio::spawn(send);
+        } else {
+            send.await;
+        }
     }
 }
 
@@ -488,7 +497,8 @@ async fn mined(node: &Rpc, transaction: &Outgoing) -> Result<Option<MinedCost>, 
             },
             block_hash: receipt.block_hash,
             gas_used: receipt.gas_used(),
-            l2_fee: receipt.l2_fee(),
+            // What is paid for gas: to the sequencer and to the operator.
+            l2_fee: receipt.l2_fee().saturating_add(receipt.operator_fee()),
             l1_fee: receipt.l1_fee(),
         }));
     }
