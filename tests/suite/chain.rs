@@ -1,7 +1,7 @@
 //! The chain's room against a real node: heads, finality, fees, and nodes that lag.
 
 use crate::support::{eventually, tools};
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, Bytes};
 use keeper::chain::{
     BlockTag, Chain, ChainError, DataFee, Finality, GAS_PRICE_ORACLE, Heads, Reorg, Reorgs,
 };
@@ -22,6 +22,14 @@ async fn mine(anvil: &Anvil, blocks: u64) {
     anvil.rpc("anvil_mine", json!([blocks])).await.unwrap();
 }
 
+/// Blocks with something in them: a reorg mines empty ones again with the same hash.
+async fn mine_full(anvil: &Anvil, blocks: u64) {
+    let account = anvil.first_account().await.unwrap();
+    for _ in 0..blocks {
+        anvil.send(account, account, &Bytes::new()).await.unwrap();
+    }
+}
+
 /// The follower counts a reorg of the chain, and how deep it was.
 #[tokio::test]
 async fn a_reorg_is_counted() {
@@ -29,7 +37,8 @@ async fn a_reorg_is_counted() {
     let stop = CancellationToken::new();
     let heads = Heads::follow(chain.clone(), Duration::from_millis(20), stop.clone());
     let head = || heads.latest().map_or(0, |seen| seen.head.number());
-    mine(&anvil, 10).await;
+    mine(&anvil, 7).await;
+    mine_full(&anvil, 3).await;
     eventually("the head is seen", || async { head() == 10 }).await;
     let before = heads.latest().unwrap().head.hash;
     assert_eq!(heads.reorgs(), Reorgs::default());
@@ -67,7 +76,7 @@ async fn what_was_final_is_held_against_the_node() {
     };
     assert_eq!(first.number, 8);
     assert_eq!(chain.finality(Some(first)).await.unwrap(), Finality::Unchanged);
-    mine(&anvil, 5).await;
+    mine_full(&anvil, 5).await;
     let advanced = chain.finality(Some(first)).await.unwrap();
     let Finality::Advanced(second) = advanced else { panic!("{advanced:?}") };
     assert_eq!(second.number, 13);

@@ -18,8 +18,6 @@ use tokio::time::timeout;
 /// How long an endpoint may take to say whether it takes a transaction. One that is silent must not
 /// hold up what comes next.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much longer than asked an endpoint may take to give up waiting for inclusion.
-const SYNC_GRACE: Duration = Duration::from_secs(1);
 /// JSON-RPC: there is no such method, or it is switched off.
 const NO_METHOD: [i64; 2] = [-32_601, -32_004];
 
@@ -50,10 +48,10 @@ impl Chain {
         Sent::merge(join_all(sent).await)
     }
 
-    /// The same, but nodes that can (EIP-7966) answer when they see the transaction included, at
-    /// most after `wait`. It is a hint of when to look: their word for inclusion may rest on a block
-    /// that is not sealed. Who gave up waiting has most likely taken it, which is
-    /// [`SendClass::Unknown`].
+    /// The same, but nodes that can (EIP-7966) answer when they see the transaction included; after
+    /// `wait` nobody waits for them. It is a hint of when to look: their word for inclusion may rest
+    /// on a block that is not sealed. A node that did not answer in time has most likely taken the
+    /// transaction, which is [`SendClass::Unknown`].
     pub async fn send_raw_sync(&self, raw: &Bytes, wait: Duration) -> Sent {
         let sent = self.endpoints.iter().map(async |endpoint| {
             let class = endpoint.send_sync(raw, wait).await;
@@ -73,24 +71,25 @@ impl Endpoint {
         }
     }
 
+    /// Waits by its own clock: nodes do not agree on how, or whether, they are told for how long.
     async fn send_sync(&self, raw: &Bytes, wait: Duration) -> SendClass {
         if self.lacks_sync.load(Ordering::Relaxed) {
             return self.send(raw).await;
         }
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let request =
-            self.client.request::<_, IgnoredAny>("eth_sendRawTransactionSync", (raw, millis));
-        match timeout(wait.saturating_add(SYNC_GRACE), request).await {
-            Ok(Ok(_)) => SendClass::Accepted,
-            Ok(Err(error))
-                if error.as_error_resp().is_some_and(|e| NO_METHOD.contains(&e.code)) =>
-            {
-                tracing::info!(endpoint = self.name, "no eth_sendRawTransactionSync: not used");
-                self.lacks_sync.store(true, Ordering::Relaxed);
-                self.send(raw).await
-            }
-            Ok(Err(error)) => self.refusal(&error),
-            Err(_) => self.silence(),
+        let request = self.client.request::<_, IgnoredAny>("eth_sendRawTransactionSync", (raw,));
+        let error = match timeout(wait, request).await {
+            Ok(Ok(_)) => return SendClass::Accepted,
+            Ok(Err(error)) => error,
+            Err(_) => return self.silence(),
+        };
+        if error.as_error_resp().is_some_and(|error| NO_METHOD.contains(&error.code)) {
+            tracing::info!(endpoint = self.name, "no eth_sendRawTransactionSync: not used");
+            self.lacks_sync.store(true, Ordering::Relaxed);
+        }
+        match self.refusal(&error) {
+            // Whatever it meant: the same bytes twice do no harm.
+            SendClass::Unknown => self.send(raw).await,
+            class => class,
         }
     }
 

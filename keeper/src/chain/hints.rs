@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-/// How long a node may wait for inclusion: a block of Base. Its nodes wait six seconds at most.
+/// How long a send waits for inclusion: a block of Base.
 const SYNC_WAIT: Duration = Duration::from_secs(2);
 /// How often a preconfirmation is asked for: a flashblock of Base.
 const PRECONFIRMATION_POLL: Duration = Duration::from_millis(200);
