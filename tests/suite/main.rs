@@ -9,8 +9,10 @@
 
 mod abi;
 mod boot;
+mod chain;
 mod docs;
 mod edge;
+mod hints;
 mod hostile;
 mod kms;
 mod ledger;
@@ -18,5 +20,6 @@ mod reorg;
 mod replacement;
 mod restart;
 mod scripts;
+mod send;
 mod support;
 mod way;

@@ -1,9 +1,6 @@
 //! JSON-RPC over several endpoints.
 
-use super::{
-    BlockTag, ChainError, Head, Receipt, Result, SendClass, Transaction, classify_send_error,
-};
-use crate::lifecycle::{Fees, Market};
+use super::{BlockTag, ChainError, Head, Receipt, Result, Transaction};
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     rpc::{
@@ -15,13 +12,15 @@ use alloy::{
     transports::{TransportErrorKind, http::Http},
 };
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+use tokio::sync::OnceCell;
 use url::Url;
 
 /// How long an endpoint may take for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tip offered to the sequencer, wei per gas. Base orders by tip; its blocks are rarely full.
-const PRIORITY_FEE: u64 = 1_000_000;
 
 /// A chain behind one or more endpoints. Cheap to clone.
 ///
@@ -29,14 +28,42 @@ const PRIORITY_FEE: u64 = 1_000_000;
 /// fall-back that stops at the first answer would let an error win the race.
 #[derive(Debug, Clone)]
 pub struct Chain {
-    endpoints: Arc<[Endpoint]>,
+    pub(super) endpoints: Arc<[Arc<Endpoint>]>,
+    /// Whether the chain has a fee oracle, once somebody has asked.
+    pub(super) oracle: Arc<OnceCell<bool>>,
+    /// Whether a send waits for inclusion.
+    pub(super) send_sync: bool,
+    /// Who says early that a transaction will be in a block.
+    pub(super) preconfirmations: Option<Arc<Endpoint>>,
 }
 
-#[derive(Debug, Clone)]
-struct Endpoint {
+#[derive(Debug)]
+pub(super) struct Endpoint {
     /// Host and port: URLs carry keys.
-    name: String,
-    client: RpcClient,
+    pub(super) name: String,
+    pub(super) client: RpcClient,
+    /// It said that it has no `eth_sendRawTransactionSync`.
+    pub(super) lacks_sync: AtomicBool,
+}
+
+impl Endpoint {
+    /// Connects lazily.
+    pub(super) fn new(http: &reqwest::Client, url: &Url) -> Self {
+        let host = url.host_str().unwrap_or("?");
+        let port = url.port_or_known_default().unwrap_or(0);
+        Self {
+            name: format!("{host}:{port}"),
+            client: RpcClient::new(Http::with_client(http.clone(), url.clone()), true),
+            lacks_sync: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The connections of all endpoints.
+pub(super) fn http() -> Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().map_err(|error| {
+        ChainError::Unavailable { method: "HTTP client", reason: error.to_string() }
+    })
 }
 
 impl Chain {
@@ -45,26 +72,21 @@ impl Chain {
     /// # Errors
     /// When the HTTP client cannot be built.
     pub fn new(urls: &[Url]) -> Result<Self> {
-        let http =
-            reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().map_err(|error| {
-                ChainError::Unavailable { method: "HTTP client", reason: error.to_string() }
-            })?;
-        let endpoints = urls
-            .iter()
-            .map(|url| Endpoint {
-                name: format!(
-                    "{}:{}",
-                    url.host_str().unwrap_or("?"),
-                    url.port_or_known_default().unwrap_or(0)
-                ),
-                client: RpcClient::new(Http::with_client(http.clone(), url.clone()), true),
-            })
-            .collect();
-        Ok(Self { endpoints })
+        let http = http()?;
+        Ok(Self {
+            endpoints: urls.iter().map(|url| Arc::new(Endpoint::new(&http, url))).collect(),
+            oracle: Arc::default(),
+            send_sync: false,
+            preconfirmations: None,
+        })
     }
 
     /// Asks one endpoint after the other.
-    async fn request<P: RpcSend, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R> {
+    pub(super) async fn request<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R> {
         let mut failure =
             ChainError::Unavailable { method, reason: "none is configured".to_owned() };
         for endpoint in self.endpoints.iter() {
@@ -85,12 +107,22 @@ impl Chain {
     /// The same chain through one endpoint only, for reads that must not mix two nodes' views. The
     /// first that answers is taken.
     pub async fn pinned(&self) -> Result<Self> {
+        self.pinned_at(0).await
+    }
+
+    /// The same through the first endpoint that has come as far as block `least`. A node that lags
+    /// answers questions about blocks that it does not have as if nothing were in them.
+    pub async fn pinned_at(&self, least: u64) -> Result<Self> {
         let mut reason = "none is configured".to_owned();
         for endpoint in self.endpoints.iter() {
             let answer = endpoint.client.request::<_, U64>("eth_blockNumber", ()).await;
-            match answer {
-                Ok(_) => {
-                    return Ok(Self { endpoints: Arc::new([endpoint.clone()]) });
+            match answer.map(|number| number.to::<u64>()) {
+                Ok(head) if head >= least => {
+                    let endpoints = Arc::new([Arc::clone(endpoint)]);
+                    return Ok(Self { endpoints, ..self.clone() });
+                }
+                Ok(head) => {
+                    reason = format!("{}: its head is {head}, before {least}", endpoint.name);
                 }
                 Err(error) => reason = format!("{}: {}", endpoint.name, describe(&error)),
             }
@@ -106,8 +138,18 @@ impl Chain {
     /// A block's header.
     pub async fn head(&self, tag: BlockTag) -> Result<Head> {
         let method = "eth_getBlockByNumber";
-        let block: Option<Head> = self.request(method, (tag.to_string(), false)).await?;
+        let block = self.head_if_any(tag).await?;
         block.ok_or_else(|| ChainError::Malformed { method, reason: format!("no block {tag}") })
+    }
+
+    /// A block's header, if the node has that block.
+    pub(super) async fn head_if_any(&self, tag: BlockTag) -> Result<Option<Head>> {
+        self.request("eth_getBlockByNumber", (tag.to_string(), false)).await
+    }
+
+    /// The header of the block with this hash, if the node has it.
+    pub(super) async fn head_by_hash(&self, hash: B256) -> Result<Option<Head>> {
+        self.request("eth_getBlockByHash", (hash, false)).await
     }
 
     /// Code at an account.
@@ -126,7 +168,7 @@ impl Chain {
         let mut highest = None;
         let mut failure = None;
         for endpoint in self.endpoints.iter() {
-            let one = Self { endpoints: Arc::new([endpoint.clone()]) };
+            let one = Self { endpoints: Arc::new([Arc::clone(endpoint)]), ..self.clone() };
             match one.transaction_count(account, tag).await {
                 Ok(count) => highest = highest.max(Some(count)),
                 Err(error) => failure = Some(error),
@@ -196,52 +238,9 @@ impl Chain {
         self.request("eth_call", (call, tag.to_string())).await
     }
 
-    /// Fees with headroom: twice the base fee, which cannot double in fewer than six full blocks
-    /// anywhere and in many more on Base, plus a fixed tip.
-    pub async fn market(&self) -> Result<Market> {
-        let base_fee = self.head(BlockTag::Latest).await?.base_fee();
-        let fees = Fees {
-            max_fee_per_gas: base_fee.saturating_mul(2).saturating_add(PRIORITY_FEE),
-            max_priority_fee_per_gas: PRIORITY_FEE,
-        };
-        Ok(Market { base_fee, fees })
-    }
-
     /// An account's balance, wei.
     pub async fn balance(&self, account: Address) -> Result<U256> {
         self.request("eth_getBalance", (account, "latest")).await
-    }
-
-    /// Hands a signed transaction to every endpoint and merges what they say: taken by one is
-    /// taken, and among refusals the unknown outweighs the certain.
-    pub async fn send_raw(&self, raw: &Bytes) -> SendClass {
-        let mut merged: Option<SendClass> = None;
-        for endpoint in self.endpoints.iter() {
-            let answer = endpoint.client.request::<_, B256>("eth_sendRawTransaction", (raw,)).await;
-            let class = match answer {
-                Ok(_) => SendClass::Accepted,
-                Err(error) => {
-                    let class = error
-                        .as_error_resp()
-                        .map_or(SendClass::Unknown, |error| classify_send_error(&error.message));
-                    tracing::debug!(
-                        endpoint = endpoint.name,
-                        class = class.as_str(),
-                        reason = describe(&error),
-                        "the node refused a transaction"
-                    );
-                    class
-                }
-            };
-            merged = Some(match (merged, class) {
-                (Some(SendClass::Accepted), _) | (_, SendClass::Accepted) => SendClass::Accepted,
-                (Some(SendClass::Known), _) | (_, SendClass::Known) => SendClass::Known,
-                (Some(SendClass::Unknown), _) | (_, SendClass::Unknown) => SendClass::Unknown,
-                (Some(first), _) => first,
-                (None, class) => class,
-            });
-        }
-        merged.unwrap_or(SendClass::Unknown)
     }
 }
 
@@ -267,7 +266,7 @@ fn refine(
 }
 
 /// An error without URLs, which may carry keys.
-fn describe(error: &RpcError<TransportErrorKind>) -> String {
+pub(super) fn describe(error: &RpcError<TransportErrorKind>) -> String {
     match error {
         RpcError::ErrorResp(response) => format!("error {}: {}", response.code, response.message),
         RpcError::Transport(TransportErrorKind::HttpError(http)) => {

@@ -1,8 +1,14 @@
 //! Following the head.
 
-use super::{BlockTag, Chain, Head};
-use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use super::{
+    BlockTag, Chain, ChainError, Head, Result,
+    history::{History, Place, Reorg},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// A head and when we saw it.
@@ -25,11 +31,32 @@ impl SeenHead {
 /// Without an answer for so long the chain counts as out of reach.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// The newest head, for everybody in this process.
+/// Reorgs that a follower has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reorgs {
+    /// How many.
+    pub count: u64,
+    /// Blocks that the deepest took.
+    pub deepest: u64,
+    /// The last one.
+    pub last: Option<Reorg>,
+}
+
+impl Reorgs {
+    fn add(&mut self, reorg: Reorg) {
+        self.count = self.count.saturating_add(1);
+        self.deepest = self.deepest.max(reorg.depth);
+        self.last = Some(reorg);
+    }
+}
+
+/// The newest head, for everybody in this process. Cheap to clone; the clones share one follower.
 #[derive(Debug, Clone)]
 pub struct Heads {
     receiver: watch::Receiver<Option<SeenHead>>,
     answered: watch::Receiver<Option<Instant>>,
+    reorgs: watch::Receiver<Reorgs>,
+    nudge: Arc<Notify>,
 }
 
 impl Heads {
@@ -37,33 +64,49 @@ impl Heads {
     pub fn follow(chain: Chain, interval: Duration, stop: CancellationToken) -> Self {
         let (sender, receiver) = watch::channel::<Option<SeenHead>>(None);
         let (answer, answered) = watch::channel(None);
+        let (reorg, reorgs) = watch::channel(Reorgs::default());
+        let nudge = Arc::new(Notify::new());
+        let nudged = Arc::clone(&nudge);
         tokio::spawn(async move {
+            let mut history = History::default();
             let mut ticks = tokio::time::interval(interval);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = ticks.tick() => {}
+                    () = nudged.notified() => {}
                 }
-                match chain.head(BlockTag::Latest).await {
-                    Ok(head) => {
-                        answer.send_replace(Some(Instant::now()));
-                        sender.send_if_modified(|seen| {
-                            let new = seen.is_none_or(|seen| seen.head.hash != head.hash);
-                            if new {
-                                *seen = Some(SeenHead { head, seen_at: Instant::now() });
-                            }
-                            new
-                        });
+                let (head, place) = match look(&chain, &mut history).await {
+                    Ok(seen) => seen,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read the head");
+                        continue;
                     }
-                    Err(error) => tracing::warn!(%error, "cannot read the head"),
+                };
+                answer.send_replace(Some(Instant::now()));
+                match place {
+                    Place::Same | Place::Behind | Place::Ask(_) => continue,
+                    Place::Forward | Place::Anew => {}
+                    Place::Reorg(seen) => {
+                        let Reorg { depth, at } = seen;
+                        tracing::warn!(
+                            depth,
+                            at,
+                            head = head.number(),
+                            "the chain was reorganized"
+                        );
+                        reorg.send_modify(|reorgs| reorgs.add(seen));
+                    }
                 }
+                sender.send_replace(Some(SeenHead { head, seen_at: Instant::now() }));
             }
         });
-        Self { receiver, answered }
+        Self { receiver, answered, reorgs, nudge }
     }
 
-    /// The newest head, if any was seen.
+    /// The newest head, if any was seen. It goes back only when the chain did: a node that lags does
+    /// not move it.
     pub fn latest(&self) -> Option<SeenHead> {
         *self.receiver.borrow()
     }
@@ -73,11 +116,44 @@ impl Heads {
         self.answered.borrow().is_some_and(|when| when.elapsed() < SILENCE)
     }
 
+    /// The reorgs since this follower began.
+    pub fn reorgs(&self) -> Reorgs {
+        *self.reorgs.borrow()
+    }
+
+    /// Has the head looked at at once instead of at the next interval. Several nudges make one look.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
     /// Waits for another head than the one last returned by this handle.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
             // The follower stopped; so does the caller, by its own token.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Reads the head and its ancestors as far as they are not held, and keeps them.
+async fn look(chain: &Chain, history: &mut History) -> Result<(Head, Place)> {
+    let method = "eth_getBlockByHash";
+    let head = chain.head(BlockTag::Latest).await?;
+    let mut path = vec![head];
+    let mut child = head;
+    loop {
+        let place = history.place(&path);
+        let Place::Ask(parent) = place else {
+            history.take(place, &path);
+            return Ok((head, place));
+        };
+        let block = chain.head_by_hash(parent).await?.filter(|block| {
+            block.hash == parent && block.number().checked_add(1) == Some(child.number())
+        });
+        child = block.ok_or_else(|| ChainError::Malformed {
+            method,
+            reason: format!("no parent of block {}", child.number()),
+        })?;
+        path.push(child);
     }
 }

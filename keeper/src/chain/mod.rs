@@ -1,15 +1,23 @@
 //! The chain as the keeper reads it and sends to it: JSON-RPC endpoints with failover, heads,
-//! receipts, logs, fees, and what a node's answer to a transaction means.
+//! receipts, logs, fees, finality, and what a node's answer to a transaction means.
 
+mod broadcast;
 mod client;
 mod fees;
+mod finality;
 mod heads;
+mod hints;
+mod history;
 mod send;
 mod types;
 
+pub use broadcast::Sent;
 pub use client::Chain;
-pub use fees::DataFee;
-pub use heads::{Heads, SeenHead};
+pub use fees::{DataFee, GAS_PRICE_ORACLE};
+pub use finality::{FinalBlock, Finality};
+pub use heads::{Heads, Reorgs, SeenHead};
+pub use hints::Hints;
+pub use history::Reorg;
 pub use send::{SendClass, classify_send_error};
 pub use types::{BlockTag, Head, Receipt, Transaction};
 

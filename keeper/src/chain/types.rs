@@ -42,6 +42,8 @@ pub struct Head {
     number: U64,
     /// Its hash.
     pub hash: B256,
+    /// The hash of the block before it.
+    pub parent_hash: B256,
     timestamp: U64,
     base_fee_per_gas: Option<U64>,
 }
@@ -76,6 +78,10 @@ pub struct Receipt {
     gas_used: U64,
     effective_gas_price: U128,
     l1_fee: Option<U128>,
+    operator_fee_scalar: Option<U128>,
+    operator_fee_constant: Option<U128>,
+    /// Chains write it since Jovian, which changed what the operator's scalar means.
+    da_footprint_gas_scalar: Option<U64>,
     /// All logs of the transaction, in order.
     pub logs: Vec<Log>,
 }
@@ -105,6 +111,19 @@ impl Receipt {
     pub fn l1_fee(&self) -> Option<u128> {
         self.l1_fee.map(|fee| fee.to())
     }
+
+    /// What the chain's operator takes beyond the execution fee, wei. Isthmus counts the scalar in
+    /// millionths, Jovian in hundreds. Nodes leave both fields out where both are zero.
+    pub fn operator_fee(&self) -> u128 {
+        let scalar = self.operator_fee_scalar.unwrap_or_default().to::<u128>();
+        let constant = self.operator_fee_constant.unwrap_or_default().to::<u128>();
+        let product = u128::from(self.gas_used()).saturating_mul(scalar);
+        let by_gas = match self.da_footprint_gas_scalar {
+            Some(_) => product.saturating_mul(100),
+            None => product / 1_000_000,
+        };
+        by_gas.saturating_add(constant)
+    }
 }
 
 /// A mined transaction.
@@ -124,5 +143,44 @@ impl Transaction {
     /// The sender's account nonce.
     pub fn account_nonce(&self) -> u64 {
         self.nonce.to()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn receipt(extra: serde_json::Value) -> Receipt {
+        let mut receipt = json!({
+            "transactionHash": B256::ZERO, "status": "0x1", "blockNumber": "0x1",
+            "blockHash": B256::ZERO, "gasUsed": "0x186a0", "effectiveGasPrice": "0x2", "logs": [],
+        });
+        receipt.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        serde_json::from_value(receipt).unwrap()
+    }
+
+    /// 100,000 gas, as chains of each fork write it.
+    #[test]
+    fn each_fork_has_its_operator_fee() {
+        for (fork, fields, fee) in [
+            ("before Isthmus", json!({}), 0),
+            (
+                "Isthmus",
+                json!({"operatorFeeScalar": "0x1e8480", "operatorFeeConstant": "0x7"}),
+                200_007,
+            ),
+            (
+                "Jovian",
+                json!({"operatorFeeScalar": "0x3", "operatorFeeConstant": "0x7",
+                       "daFootprintGasScalar": "0x190"}),
+                30_000_007,
+            ),
+            ("Jovian, without a fee", json!({"daFootprintGasScalar": "0x190"}), 0),
+        ] {
+            assert_eq!(receipt(fields).operator_fee(), fee, "{fork}");
+        }
+        assert_eq!(receipt(json!({})).l2_fee(), 200_000);
+        assert_eq!(receipt(json!({"l1Fee": "0x5"})).l1_fee(), Some(5));
     }
 }

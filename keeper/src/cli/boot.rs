@@ -128,7 +128,7 @@ pub(super) async fn inspect(
     else {
         return fatal(format!("splitter {address}: chain {} is unknown", settings.chain));
     };
-    let chain = Chain::new(&chain_settings.rpc)?;
+    let chain = Chain::new(&chain_settings.rpc)?.with_hints(&chain_settings.hints())?;
     let chain_id = chain.chain_id().await?;
     if chain_id != settings.chain {
         return fatal(format!(

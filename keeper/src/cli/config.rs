@@ -1,6 +1,7 @@
 //! The configuration file.
 
 use crate::{
+    chain,
     edge::{Auth, Catalogue, one_line},
     lifecycle::Limits,
     signer::KmsKey,
@@ -86,6 +87,8 @@ pub(super) struct Chain {
     /// What each signer may spend.
     #[serde(default)]
     pub(super) spending: Spending,
+    #[serde(default)]
+    hints: Hints,
 }
 
 /// What each signer may spend on fees, wei; `keeper tx limits` changes it at run time.
@@ -138,6 +141,27 @@ impl Spending {
             low_balance: self.low_balance_wei,
         }
     }
+}
+
+impl Chain {
+    /// For the chain's client.
+    pub(super) fn hints(&self) -> chain::Hints {
+        chain::Hints {
+            send_sync: self.hints.send_sync,
+            preconfirmations: self.hints.preconfirmations.clone(),
+        }
+    }
+}
+
+/// Ways to hear of a transaction sooner. None changes what is booked.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hints {
+    /// Whether a send waits for inclusion, where nodes can do that.
+    #[serde(default)]
+    send_sync: bool,
+    /// An endpoint that shows receipts of blocks which are not sealed yet.
+    preconfirmations: Option<Url>,
 }
 
 /// Whether a Splitter takes new payments.
@@ -286,6 +310,15 @@ impl Config {
             if chain.rpc.is_empty() {
                 return Err(format!("chain {} has no rpc endpoint", chain.id));
             }
+            if let Some(url) = &chain.hints.preconfirmations
+                && !["http", "https"].contains(&url.scheme())
+            {
+                return Err(format!(
+                    "chain {}: hints.preconfirmations must be http or https; the websocket of \
+                     flashblocks is not for applications",
+                    chain.id
+                ));
+            }
             if chain.record_confirmations == 0 || chain.confirmations == 0 {
                 return Err(format!("chain {}: confirmations begin at 1", chain.id));
             }
@@ -366,6 +399,20 @@ mod tests {
         load(include_str!("../../../docs/examples/maximal.toml")).unwrap();
     }
 
+    /// Hints are off unless somebody asks for them.
+    #[test]
+    fn hints_are_asked_for() {
+        let silent = load(include_str!("../../../docs/examples/minimal.toml")).unwrap();
+        let hints = silent.chain[0].hints();
+        assert!(!hints.send_sync && hints.preconfirmations.is_none());
+        let all = include_str!("../../../docs/examples/maximal.toml");
+        let asked = load(&all.replacen("send_sync = false", "send_sync = true", 1)).unwrap();
+        let hints = asked.chain[0].hints();
+        assert!(hints.send_sync);
+        let url = hints.preconfirmations.unwrap();
+        assert_eq!(url.as_str(), "https://mainnet-preconf.base.org/");
+    }
+
     #[test]
     fn wrong_ones_say_what_to_change() {
         let good = include_str!("../../../docs/examples/minimal.toml");
@@ -385,6 +432,12 @@ mod tests {
             ("id = 84532", "id = 84532\nconfirmations = 501", "at most 500"),
             ("id = 84532", "id = 84532\nrecord_confirmations = 13", "no more than that"),
             ("id = 84532", "id = 84532\nreconcile_interval = \"61s\"", "at most 60s"),
+            (
+                "[[splitter]]",
+                "[chain.hints]\npreconfirmations = \"wss://preconf.example\"\n[[splitter]]",
+                "must be http or https",
+            ),
+            ("[[splitter]]", "[chain.hints]\nsendsync = true\n[[splitter]]", "sendsync"),
         ] {
             assert!(good.contains(from), "{from}");
             let error = load(&good.replacen(from, to, 1)).unwrap_err();

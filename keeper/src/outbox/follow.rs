@@ -317,13 +317,22 @@ impl Outbox {
     /// The one place from which bytes go to the nodes. They are committed: [`Envelope`]s come from
     /// the ledger, or from [`Outbox::add_envelope`].
     pub(super) async fn broadcast(&self, account_nonce: u64, envelope: &Envelope) {
-        Point::Send.before();
-        let class = self.chain.send_raw(&envelope.raw).await;
-        Point::Send.after();
-        tracing::info!(
-            signer = %self.signer.address(), account_nonce, hash = %envelope.hash,
-            class = class.as_str(), "broadcast"
-        );
+        let (chain, heads) = (self.chain.clone(), self.heads.clone());
+        let (signer, hash, raw) = (self.signer.address(), envelope.hash, envelope.raw.clone());
+        let send = async move {
+            Point::Send.before();
+            let sent = chain.broadcast(&raw, hash, &heads).await;
+            Point::Send.after();
+            tracing::info!(
+                %signer, account_nonce, %hash, class = sent.class.as_str(), "broadcast"
+            );
+        };
+        // Nothing else may wait for this one's inclusion.
+        if self.chain.waits_for_inclusion() {
+            tokio::spawn(send);
+        } else {
+            send.await;
+        }
     }
 }
 
@@ -353,7 +362,8 @@ pub(super) async fn receipt(
         mined: Mined { hash, kind, block: receipt.block_number(), success: receipt.success() },
         block_hash: receipt.block_hash,
         gas_used: receipt.gas_used(),
-        l2_fee: receipt.l2_fee(),
+        // What is paid for gas: to the sequencer and to the operator.
+        l2_fee: receipt.l2_fee().saturating_add(receipt.operator_fee()),
         l1_fee: receipt.l1_fee(),
     }))
 }

@@ -116,7 +116,7 @@ impl Outbox {
     /// Most that a transaction can cost, wei.
     async fn cost(&self, market: &Market, gas_limit: u64, size: u64) -> Result<Cost, OutboxError> {
         let data = self.chain.data_fee(size, gas_limit).await?;
-        let data = u64::try_from(data.l1.saturating_add(data.operator)).unwrap_or(u64::MAX);
+        let data = u64::try_from(data.total()).unwrap_or(u64::MAX);
         let execution = gas_limit.saturating_mul(market.fees.max_fee_per_gas);
         Ok(Cost { max: execution.saturating_add(data), data })
     }

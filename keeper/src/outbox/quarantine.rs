@@ -3,7 +3,7 @@
 
 use super::{Outbox, OutboxError, follow::NOOP_GAS};
 use crate::{
-    chain::{BlockTag, ChainError},
+    chain::{BlockTag, FinalBlock, Finality},
     failpoint::Point,
     ledger::{Quarantine, SignerRecord},
 };
@@ -79,29 +79,15 @@ impl Outbox {
         let mut tx = self.ledger.read().await?;
         let remembered = tx.finalized(chain_id).await?;
         drop(tx);
-        let node = self.chain.pinned().await?;
-        let finalized = node.head(BlockTag::Finalized).await?;
-        if let Some((number, hash)) = remembered {
-            let found = match node.head(BlockTag::Number(number)).await {
-                Ok(block) => block,
-                // An endpoint that is behind does not know the block yet.
-                Err(ChainError::Malformed { .. }) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            if found.hash != hash {
-                return Err(OutboxError::FinalityBroken {
-                    chain_id,
-                    number,
-                    remembered: hash,
-                    found: found.hash,
-                });
+        let remembered = remembered.map(|(number, hash)| FinalBlock { number, hash });
+        let newest = match self.chain.finality(remembered).await? {
+            Finality::Advanced(block) => (block.number, block.hash),
+            Finality::Unchanged | Finality::Behind => return Ok(()),
+            Finality::Broken { number, remembered, found } => {
+                return Err(OutboxError::FinalityBroken { chain_id, number, remembered, found });
             }
-            if finalized.number() <= number {
-                return Ok(());
-            }
-        }
+        };
         let mut tx = self.ledger.begin().await?;
-        let newest = (finalized.number(), finalized.hash);
         tx.set_finalized(&self.lease, chain_id, newest).await?;
         tx.commit(Point::Finality).await?;
         Ok(())

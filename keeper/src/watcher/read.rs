@@ -33,7 +33,7 @@ impl Watcher {
         receipts: &mut Receipts,
     ) -> Result<MirrorWindow, WatcherError> {
         let SplitterRecord { address, asset, .. } = self.splitter;
-        let node = self.chain.pinned().await?;
+        let node = self.chain.pinned_at(to).await?;
         let head = node.head(BlockTag::Number(to)).await?;
 
         let transfers =

@@ -91,10 +91,7 @@ impl Contracts {
     ) -> eyre::Result<Self> {
         fs::create_dir_all(folder)?;
         let [minter, deployer] = anvil.accounts().await?;
-        build(tools).await?;
-        let artifact = tools.root().join("out/UsdcDouble.sol/UsdcDouble.json");
-        let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
-        let code: Bytes = serde_json::from_value(artifact["deployedBytecode"]["object"].clone())?;
+        let code = compiled(tools, "UsdcDouble").await?;
         anvil.set_code(USDC_BASE_SEPOLIA, &code).await?;
         let initialize = initializeCall { name: "USDC".to_owned(), admin: minter };
         anvil.send(minter, USDC_BASE_SEPOLIA, &initialize.abi_encode().into()).await?;
@@ -178,6 +175,15 @@ impl Contracts {
             .envs(environment.iter().copied());
         run(&mut command).await
     }
+}
+
+/// The runtime code of a double in contracts/test/doubles, to be laid where the chain has the real
+/// contract.
+pub async fn compiled(tools: &Tools, double: &str) -> eyre::Result<Bytes> {
+    build(tools).await?;
+    let artifact = tools.root().join(format!("out/{double}.sol/{double}.json"));
+    let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
+    Ok(serde_json::from_value(artifact["deployedBytecode"]["object"].clone())?)
 }
 
 /// Compiles the contracts unless that is done. One process at a time: forge does not lock its

@@ -15,14 +15,16 @@ mod kms;
 mod postgres;
 mod provider;
 mod proxy;
+mod scripted;
 mod stack;
 mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
-pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
+pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled};
 pub use kms::{KmsCredentials, KmsDouble};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;
 pub use proxy::{RpcFault, RpcProxy};
+pub use scripted::ScriptedRpc;
 pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;
