@@ -7,6 +7,7 @@ pub mod eip3009;
 pub mod facilitator;
 pub mod ledger;
 pub mod lifecycle;
+pub mod metrics;
 pub mod outbox;
 pub mod reconciler;
 pub mod signer;

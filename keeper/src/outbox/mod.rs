@@ -21,7 +21,7 @@ use crate::{
         AttemptKind, Cause, Chain, Effect, Fees, Mined, Replacement, Sighting, TransactionState,
         Unmined,
     },
-    signer::{KmsSigner, SignerError},
+    signer::{Signer, SignerError},
 };
 use alloy::{
     consensus::TxEip1559,
@@ -108,7 +108,7 @@ pub struct Outbox {
     /// The right to write.
     pub lease: Lease,
     /// The key.
-    pub signer: KmsSigner,
+    pub signer: Signer,
     /// What the key may do.
     pub role: SignerRole,
 }
