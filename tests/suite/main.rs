@@ -18,5 +18,6 @@ mod reorg;
 mod replacement;
 mod restart;
 mod scripts;
+mod signing;
 mod support;
 mod way;

@@ -3,9 +3,8 @@
 use super::{KmsFault, SignerError};
 use crate::metrics::{KMS_ERRORS_TOTAL, KMS_SIGN_SECONDS};
 use alloy::{
-    consensus::TxEip1559,
-    network::TxSigner,
-    primitives::{Address, Signature},
+    primitives::{Address, B256, Signature},
+    signers::{Error, Signer},
 };
 use alloy_signer_aws::{AwsSigner, AwsSignerError};
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
@@ -39,9 +38,8 @@ pub(super) struct KmsSigner {
 }
 
 impl KmsSigner {
-    /// Asks KMS for the public key, with the credentials of the environment. It signs for
-    /// `chain_id` only.
-    pub(super) async fn connect(key: &KmsKey, chain_id: u64) -> Result<Self, SignerError> {
+    /// Asks KMS for the public key, with the credentials of the environment.
+    pub(super) async fn connect(key: &KmsKey) -> Result<Self, SignerError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(region) = &key.region {
             loader = loader.region(Region::new(region.clone()));
@@ -50,15 +48,11 @@ impl KmsSigner {
             loader = loader.endpoint_url(endpoint.as_str());
         }
         let config = aws_sdk_kms::config::Builder::from(&loader.load().await);
-        Self::with_config(config.build(), key.key_id.clone(), chain_id).await
+        Self::with_config(config.build(), key.key_id.clone()).await
     }
 
     /// The same with a client configuration of the caller's. Patience and retries are ours.
-    pub(super) async fn with_config(
-        config: Config,
-        key_id: String,
-        chain_id: u64,
-    ) -> Result<Self, SignerError> {
+    pub(super) async fn with_config(config: Config, key_id: String) -> Result<Self, SignerError> {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_TIMEOUT)
@@ -68,7 +62,7 @@ impl KmsSigner {
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
             .build();
-        let inner = AwsSigner::new(Client::from_conf(config), key_id.clone(), Some(chain_id))
+        let inner = AwsSigner::new(Client::from_conf(config), key_id.clone(), None)
             .await
             .map_err(|error| refuse(&key_id, &error))?;
         Ok(Self { key_id, inner })
@@ -76,7 +70,7 @@ impl KmsSigner {
 
     /// The key's address.
     pub(super) fn address(&self) -> Address {
-        TxSigner::address(&self.inner)
+        self.inner.address()
     }
 
     /// Key id or ARN.
@@ -84,19 +78,19 @@ impl KmsSigner {
         &self.key_id
     }
 
-    /// Signs a transaction.
-    pub(super) async fn sign(&self, transaction: &TxEip1559) -> Result<Signature, SignerError> {
+    /// Signs a transaction's hash.
+    pub(super) async fn sign(&self, hash: &B256) -> Result<Signature, SignerError> {
         let asked = Instant::now();
-        let answer = self.inner.sign_transaction(&mut transaction.clone()).await;
+        let answer = self.inner.sign_hash(hash).await;
         KMS_SIGN_SECONDS.record(asked.elapsed(), []);
         answer.map_err(|error| {
-            if let alloy::signers::Error::Other(error) = &error
+            if let Error::Other(error) = &error
                 && let Some(error) = error.downcast_ref::<AwsSignerError>()
             {
                 return refuse(&self.key_id, error);
             }
             tracing::warn!(key = self.key_id, %error, "KMS was not asked");
-            fault(&self.key_id, KmsFault::BadRequest)
+            fault(&self.key_id, KmsFault::Dispatch)
         })
     }
 }

@@ -172,7 +172,7 @@ impl Signer {
         guard: Guard,
     ) -> Result<Self, SignerError> {
         let key = match source {
-            KeySource::Kms(key) => Key::Kms(KmsSigner::connect(key, chain_id).await?),
+            KeySource::Kms(key) => Key::Kms(KmsSigner::connect(key).await?),
             KeySource::Local(path) => Key::Local(local::read(path)?),
         };
         Ok(Self::new(key, chain_id, guard))
@@ -188,7 +188,7 @@ impl Signer {
         chain_id: u64,
         guard: Guard,
     ) -> Result<Self, SignerError> {
-        let key = Key::Kms(KmsSigner::with_config(config, key_id, chain_id).await?);
+        let key = Key::Kms(KmsSigner::with_config(config, key_id).await?);
         Ok(Self::new(key, chain_id, guard))
     }
 
@@ -221,11 +221,10 @@ impl Signer {
     /// [`SignerError`]; nothing was sent then, and nothing will be.
     pub async fn sign(&self, transaction: TxEip1559) -> Result<SignedTransaction, SignerError> {
         self.permit(&transaction)?;
+        let hash = transaction.signature_hash();
         let answer = match &self.key {
-            Key::Kms(key) => key.sign(&transaction).await,
-            Key::Local(key) => {
-                key.sign_hash_sync(&transaction.signature_hash()).map_err(|_| self.wrong())
-            }
+            Key::Kms(key) => key.sign(&hash).await,
+            Key::Local(key) => key.sign_hash_sync(&hash).map_err(|_| self.wrong()),
         };
         let signed = answer.and_then(|signature| self.check(transaction, signature));
         if matches!(signed, Err(SignerError::WrongSignature { .. }))

@@ -20,9 +20,9 @@ mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
 pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA};
-pub use kms::{KmsCredentials, KmsDouble};
+pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::Postgres;
 pub use provider::SampleProvider;
 pub use proxy::{RpcFault, RpcProxy};
-pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};
+pub use stack::{Daemon, KeyPlace, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;
