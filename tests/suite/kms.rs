@@ -150,11 +150,16 @@ const SPLITTER: Address = Address::repeat_byte(2);
 /// A settler's key, and a signer that may use it so often in a minute.
 async fn settler(kms: &KmsDouble, max_per_minute: u32) -> (Signer, Address) {
     let (arn, address) = kms.create_key().unwrap();
-    (signer(kms, &arn, max_per_minute).await.unwrap(), address)
+    (signer(kms, &arn, Policy::settler(SPLITTER), max_per_minute).await.unwrap(), address)
 }
 
-async fn signer(kms: &KmsDouble, key: &str, max_per_minute: u32) -> Result<Signer, SignerError> {
-    let guard = Guard { policy: Policy::settler(SPLITTER), max_per_minute };
+async fn signer(
+    kms: &KmsDouble,
+    key: &str,
+    policy: Policy,
+    max_per_minute: u32,
+) -> Result<Signer, SignerError> {
+    let guard = Guard { policy, max_per_minute };
     let credentials = kms.credentials();
     let (id, secret) = (&credentials.access_key_id, &credentials.secret_access_key);
     let credentials = Credentials::new(id, secret, None, None, "test");
@@ -255,6 +260,23 @@ async fn what_a_key_may_not_sign_never_reaches_kms() {
     assert_eq!(kms.asked(), 2);
 }
 
+/// A puller of a Splitter and of the one that it replaced, say.
+#[tokio::test]
+async fn a_key_of_several_splitters_signs_for_each() {
+    let kms = KmsDouble::start().await.unwrap();
+    let (arn, _) = kms.create_key().unwrap();
+    let second = Address::repeat_byte(5);
+    let mut signer = signer(&kms, &arn, Policy::settler(SPLITTER), 2).await.unwrap();
+    let other = self::signer(&kms, &arn, Policy::settler(second), 2).await.unwrap();
+    let there = TxEip1559 { to: TxKind::Call(second), ..split(0) };
+    signer.sign(there.clone()).await.unwrap_err();
+    signer.permit_too(&other);
+    signer.sign(there).await.unwrap();
+    signer.sign(split(1)).await.unwrap();
+    let over = signer.sign(split(2)).await.unwrap_err();
+    assert!(matches!(over, SignerError::TooMany { .. }), "one count for both: {over}");
+}
+
 #[tokio::test]
 async fn no_more_than_the_limit_reaches_kms() {
     let kms = KmsDouble::start().await.unwrap();
@@ -338,7 +360,7 @@ async fn faults_of_kms_have_few_names() {
     }
     assert_eq!(kms.signed(), 0);
 
-    let error = self::signer(&kms, "no-such-key", 600).await.unwrap_err();
+    let error = self::signer(&kms, "no-such-key", Policy::default(), 600).await.unwrap_err();
     assert!(error.is_permanent());
     assert_eq!(
         error.to_string(),
@@ -357,7 +379,8 @@ async fn faults_of_kms_have_few_names() {
     let error = Signer::with_kms(config, arn.clone(), CHAIN, guard).await.unwrap_err();
     assert_eq!(error.to_string(), format!("KMS key {arn}: no_credentials"));
 
-    let (signer, arn) = (self::signer(&kms, &arn, 600).await.unwrap(), arn);
+    let policy = Policy::settler(SPLITTER);
+    let signer = self::signer(&kms, &arn, policy, 600).await.unwrap();
     let url = kms.url().to_owned();
     drop(kms);
     // Its port is closed once its task has ended.

@@ -2,8 +2,8 @@
 //! are not for.
 
 use crate::support::{
-    Answer, Draft, call, chain, eventually, invoke, keeper, on_chain, settlement_of, stack, tally,
-    through,
+    Answer, Draft, call, chain, eventually, invoke, keeper, on_chain, settlement_of, smuggle,
+    stack, tally, through,
 };
 use alloy::{
     primitives::{Address, B256, Bytes, U256},
@@ -221,15 +221,18 @@ async fn what_was_smuggled_into_the_ledger_is_not_signed() {
     let stack = stack("smuggled", StackOptions::default()).await;
     let database = stack.sqlite();
     let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    let draft = Draft::new(&stack.agent(FUNDS).await.unwrap(), stack.contracts.splitter);
+    smuggle(&stack, &database, &draft, false).await;
+    let settlement = settlement_of(&database, &draft.authorization).await.unwrap();
     let ledger = Ledger::open_beside(&database).await.unwrap();
     let thief = Address::repeat_byte(0xbb);
     let mut tx = ledger.begin().await.unwrap();
     tx.add_intent(&NewIntent {
         chain_id: 84_532,
         splitter: stack.contracts.splitter,
-        signer: stack.settler.1,
-        kind: IntentKind::Split,
-        settlement: None,
+        signer: stack.puller.1,
+        kind: IntentKind::Pull,
+        settlement: Some(settlement.id),
         splitter_capability_id: B256::repeat_byte(1),
         to: stack.contracts.usdc,
         calldata: Bytes::from(approveCall { spender: thief, value: U256::MAX }.abi_encode()),
@@ -241,7 +244,7 @@ async fn what_was_smuggled_into_the_ledger_is_not_signed() {
     tx.commit().await.unwrap();
     let alarm = "asked to sign what the key may not";
     eventually("it is noticed", || async { alarms(&daemon, alarm) == 1 }).await;
-    let series = "keeper_kms_refused_total{reason=\"destination\"}";
+    let series = "keeper_kms_refused_total{reason=\"selector\"}";
     eventually("it is asked again", || async { metric(&daemon, series).await > 2 }).await;
     let log = daemon.logged();
     let words = format!("(to {}, selector 0x095ea7b3)", stack.contracts.usdc);

@@ -176,6 +176,16 @@ impl TryFrom<WrittenKey> for Key {
 
     fn try_from(written: WrittenKey) -> Result<Self, Self::Error> {
         let WrittenKey { kind, address, key_id, region, endpoint, private_key_file } = written;
+        // The name of a file is shown in errors; a key must not be.
+        let is_key = |path: &PathBuf| {
+            path.to_str().is_some_and(|text| {
+                let digits = text.trim_start_matches("0x");
+                digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        };
+        if private_key_file.as_ref().is_some_and(is_key) {
+            return Err("private_key_file is the name of a file, not the key itself");
+        }
         let source = match (kind, key_id, private_key_file) {
             (KeyKind::Kms, Some(key_id), None) => {
                 KeySource::Kms(KmsKey { key_id, region, endpoint })
@@ -441,6 +451,16 @@ mod tests {
             panic!("KMS is where keys are");
         };
         assert!(key.key_id.starts_with("arn:aws:kms:"));
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_file_is_not_shown() {
+        let minimal = include_str!("../../../docs/examples/minimal.toml");
+        let secret = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+        let key = format!("kind = \"local\"\nprivate_key_file = \"0x{secret}\"\n#");
+        let error = load(&minimal.replacen("key_id", &key, 1)).unwrap_err();
+        assert!(error.contains("the name of a file, not the key itself"), "{error}");
+        assert!(!error.contains(&secret[..8]), "{error}");
     }
 
     /// Whichever of the two keys, and whatever else is right or wrong.
