@@ -8,6 +8,7 @@ pub mod facilitator;
 pub mod failpoint;
 pub mod ledger;
 pub mod lifecycle;
+pub mod metrics;
 pub mod outbox;
 pub mod reconciler;
 pub mod signer;

@@ -1,7 +1,8 @@
 //! The documents say what the program does.
 
 use crate::support::tools;
-use std::{fs, path::Path};
+use keeper::metrics::ALL;
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// Every file under a folder.
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -33,6 +34,20 @@ fn every_alarm_is_explained() {
         }
     }
     assert!(alarms > 10, "no alarms were found: the search is wrong");
+}
+
+/// Whoever builds a dashboard finds every number, and no other.
+#[test]
+fn every_metric_is_in_the_list() {
+    let list = fs::read_to_string(tools().root().join("docs/metrics.md")).unwrap();
+    let written: BTreeSet<_> = list.lines().filter(|line| line.starts_with("| `")).collect();
+    let rows = ALL.iter().map(|metric| {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (kind, labels) = (metric.kind.as_str(), labels.join(", "));
+        format!("| `{}` | {kind} | {labels} | {} |", metric.name, metric.help)
+    });
+    let rows: BTreeSet<_> = rows.collect();
+    assert_eq!(written, rows.iter().map(String::as_str).collect());
 }
 
 /// The documents' links lead somewhere.

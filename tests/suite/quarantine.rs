@@ -7,7 +7,7 @@ use crate::support::{
 };
 use alloy::primitives::B256;
 use keeper::{chain::BlockTag, splitter::SplitterEvent};
-use sandbox::{Daemon, PRICE_MICRO, Postgres, Stack, StackOptions};
+use sandbox::{Daemon, KmsFault, PRICE_MICRO, Postgres, Stack, StackOptions};
 use serde_json::json;
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -18,10 +18,10 @@ const FUNDS: u64 = 2_000_000;
 async fn recorded(stack: &Stack) -> (BTreeMap<B256, u32>, u64) {
     let mut records = BTreeMap::new();
     let mut split = 0;
-    for log in splitter_logs(stack).await {
-        match log.event {
+    for (event, identity) in splitter_logs(stack).await {
+        match event {
             SplitterEvent::SettlementRecorded { .. } => {
-                *records.entry(log.nonce.unwrap()).or_default() += 1;
+                *records.entry(identity.unwrap()).or_default() += 1;
             }
             SplitterEvent::PaymentSplit { amount, .. } => split += u64::try_from(amount).unwrap(),
             _ => {}
@@ -93,13 +93,13 @@ async fn an_old_backup_is_quarantined_before_anything_is_sent() {
     let database = stack.sqlite();
     let mut daemon = stack.daemon(&keeper(), &database).await.unwrap();
     pay(&stack, &daemon, "before", 0).await;
-    stack.kms.set_fault(sandbox::KmsFault::Unavailable);
+    stack.kms.go_wrong(KmsFault::Refused("KMSInternalException"));
     let open = reserved(&stack, &daemon, "open").await;
     daemon.signal("KILL").await.unwrap();
     daemon.wait().await.unwrap();
     let backup = folder("backup-copy");
     copy(&stack.folder, &backup);
-    stack.kms.set_fault(sandbox::KmsFault::None);
+    stack.kms.go_wrong(None);
 
     let mut daemon = stack.daemon(&keeper(), &database).await.unwrap();
     eventually("the open one is served", || async {
@@ -134,7 +134,7 @@ async fn a_promoted_stale_replica_is_quarantined_before_anything_is_sent() {
     let database = Postgres::url_in(&address, "postgres");
     let mut daemon = stack.daemon(&keeper(), &database).await.unwrap();
     pay(&stack, &daemon, "before", 0).await;
-    stack.kms.set_fault(sandbox::KmsFault::Unavailable);
+    stack.kms.go_wrong(KmsFault::Refused("KMSInternalException"));
     let open = reserved(&stack, &daemon, "open").await;
 
     let admin = sqlx::PgPool::connect(&primary.url("postgres")).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_promoted_stale_replica_is_quarantined_before_anything_is_sent() {
     replica.finish(&label.0).await.unwrap();
     drop(session);
     admin.close().await;
-    stack.kms.set_fault(sandbox::KmsFault::None);
+    stack.kms.go_wrong(None);
 
     eventually("the open one is served", || async {
         invoke(&daemon.url, &call("open"), Some(&open.header())).await.status == 200

@@ -2,6 +2,7 @@
 
 use alloy::{
     primitives::{Address, B256, U256},
+    rpc::types::Filter,
     signers::local::PrivateKeySigner,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -14,7 +15,7 @@ use keeper::{
     },
     lifecycle::{IntentKind, KeeperState, Status, StatusEvent},
     reconciler::{Reconciliation, reconcile},
-    splitter::{SplitTerms, capability_id},
+    splitter::{SplitTerms, SplitterEvent, capability_id, recorded_identity},
     x402::{MicroUsdc, Network, SignedAuthorization, Version},
 };
 use sandbox::{Daemon, PRICE_MICRO, Postgres, Stack, StackOptions, Tools};
@@ -24,6 +25,7 @@ use std::{
     env,
     future::Future,
     path::{Path, PathBuf},
+    process::Output,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -381,6 +383,28 @@ pub(crate) async fn through(stack: &Stack, database: &str, payments: u64) {
         [booked("pull"), booked("record"), booked("split"), booked("unexplained")],
         [payments, payments, splits.len() as u64, 0]
     );
+}
+
+/// Runs `keeper tx` with the configuration of a daemon.
+pub(crate) async fn command(config: &Path, stack: &Stack, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(keeper());
+    command.args(["tx", "--config"]).arg(config).args(arguments).current_dir(&stack.folder);
+    command.output().await.unwrap()
+}
+
+/// Everything that a stack's Splitter has said, with the identities of its records.
+pub(crate) async fn splitter_logs(stack: &Stack) -> Vec<(SplitterEvent, Option<B256>)> {
+    let chain = chain(stack);
+    let head = chain.head(BlockTag::Latest).await.unwrap().number();
+    let filter = Filter::new().address(stack.contracts.splitter);
+    let mut found = Vec::new();
+    for log in chain.logs(&filter, 0, head).await.unwrap() {
+        let Some(event) = SplitterEvent::decode(&log.inner) else { continue };
+        let transaction = chain.transaction(log.transaction_hash.unwrap()).await.unwrap().unwrap();
+        let identity = recorded_identity(&transaction.input);
+        found.push((event, identity.map(|identity| identity.nonce)));
+    }
+    found
 }
 
 /// A verified payment for a request, as the edge hands it to the ledger.

@@ -11,7 +11,7 @@ use crate::{
     eip3009::{FiatToken, domain},
     failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
-    signer::{KmsSigner, SignerError},
+    signer::{Guard, Policy, Signer, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
 };
@@ -64,8 +64,8 @@ pub(super) struct Station {
 /// A station's keys.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    pub(super) settler: KmsSigner,
-    pub(super) puller: KmsSigner,
+    pub(super) settler: Signer,
+    pub(super) puller: Signer,
 }
 
 /// Repeats an attempt until it succeeds or cannot, telling `health` what it waits for. `None` when
@@ -253,39 +253,37 @@ async fn check_puller(
     Ok(())
 }
 
-/// Fetches the keys from KMS and holds them against configuration and contract (R-150).
+/// Fetches the keys, tells them what they may sign, and holds them against configuration and contract (R-150).
 pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
-    let Station { settings, record, .. } = station;
+    let Station { settings, record, chain_settings, .. } = station;
     let wait = |error: SignerError| {
         let reason = format!("splitter {}: {error}", record.address);
-        if matches!(error, SignerError::Unusable { .. }) {
-            Obstacle::Fatal(reason)
-        } else {
-            Obstacle::Wait(reason)
-        }
+        if error.is_permanent() { Obstacle::Fatal(reason) } else { Obstacle::Wait(reason) }
     };
-    let settler =
-        KmsSigner::connect(&settings.settler.kms(), record.chain_id).await.map_err(wait)?;
+    let max_per_minute = chain_settings.signing.max_signatures_per_minute;
+    let (chain_id, source) = (record.chain_id, &settings.settler.source);
+    let guard = Guard { policy: Policy::settler(record.address), max_per_minute };
+    let settler = Signer::connect(source, chain_id, guard).await.map_err(wait)?;
     for (what, expected) in [
         ("the Splitter's AUTHORIZED_SETTLER", record.authorized_settler),
         ("the configuration's settler.address", settings.settler.address),
     ] {
         if settler.address() != expected {
             return Err(Obstacle::TrustRoot(format!(
-                "splitter {}: KMS key {} is {}, but {what} is {expected}; nothing will be settled \
+                "splitter {}: {source} is {}, but {what} is {expected}; nothing will be settled \
                  with a key that the contract does not obey",
                 record.address,
-                settings.settler.key_id,
                 settler.address()
             )));
         }
     }
-    let puller = KmsSigner::connect(&settings.puller.kms(), record.chain_id).await.map_err(wait)?;
+    let source = &settings.puller.source;
+    let guard = Guard { policy: Policy::puller(record.asset), max_per_minute };
+    let puller = Signer::connect(source, chain_id, guard).await.map_err(wait)?;
     if puller.address() != settings.puller.address {
         return Err(Obstacle::Fatal(format!(
-            "splitter {}: KMS key {} is {}, but puller.address is {}; correct one of them",
+            "splitter {}: {source} is {}, but puller.address is {}; correct one of them",
             record.address,
-            settings.puller.key_id,
             puller.address(),
             settings.puller.address
         )));

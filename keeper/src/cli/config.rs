@@ -4,7 +4,7 @@ use crate::{
     chain,
     edge::{Auth, Catalogue, one_line},
     lifecycle::Limits,
-    signer::KmsKey,
+    signer::{KeySource, KmsKey},
     x402::Network,
 };
 use alloy::primitives::Address;
@@ -28,6 +28,8 @@ const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 const MIN_SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// So many blocks are read again at each new head.
 const MAX_CONFIRMATIONS: u64 = 500;
+/// What KMS signs for an account and region, unless AWS was asked for more.
+const MAX_SIGNATURES_PER_MINUTE: u32 = 60_000;
 
 /// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
 /// error.
@@ -89,6 +91,8 @@ pub(super) struct Chain {
     pub(super) spending: Spending,
     #[serde(default)]
     hints: Hints,
+    #[serde(default)]
+    pub(super) signing: Signing,
 }
 
 /// What each signer may spend on fees, wei; `keeper tx limits` changes it at run time.
@@ -164,6 +168,21 @@ struct Hints {
     preconfirmations: Option<Url>,
 }
 
+/// Bounds of what the keys of a chain do.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signing {
+    /// Most signatures of one key in any minute.
+    #[serde(default = "default_max_signatures_per_minute")]
+    pub(super) max_signatures_per_minute: u32,
+}
+
+impl Default for Signing {
+    fn default() -> Self {
+        Self { max_signatures_per_minute: default_max_signatures_per_minute() }
+    }
+}
+
 /// Whether a Splitter takes new payments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -198,27 +217,76 @@ pub(super) struct Splitter {
     pub(super) puller: Key,
 }
 
-/// A key in KMS.
+/// A key.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenKey")]
 pub(super) struct Key {
-    /// Key id or ARN.
-    pub(super) key_id: String,
+    /// Where it is.
+    pub(super) source: KeySource,
     /// The address that it must have.
     pub(super) address: Address,
-    region: Option<String>,
-    endpoint: Option<Url>,
 }
 
-impl Key {
-    /// For the signer.
-    pub(super) fn kms(&self) -> KmsKey {
-        KmsKey {
-            key_id: self.key_id.clone(),
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
+/// A key as the file has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKey {
+    #[serde(default)]
+    kind: KeyKind,
+    address: Address,
+    key_id: Option<String>,
+    region: Option<String>,
+    endpoint: Option<Url>,
+    private_key_file: Option<PathBuf>,
+}
+
+/// Where keys may be.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KeyKind {
+    /// In AWS KMS.
+    #[default]
+    Kms,
+    /// In a file. For tests only.
+    Local,
+}
+
+impl TryFrom<WrittenKey> for Key {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenKey) -> Result<Self, Self::Error> {
+        let WrittenKey { kind, address, key_id, region, endpoint, private_key_file } = written;
+        // The name of a file is shown in errors; a key must not be.
+        let is_key = |path: &PathBuf| {
+            path.to_str().is_some_and(|text| {
+                let digits = text.trim_start_matches("0x");
+                digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        };
+        if private_key_file.as_ref().is_some_and(is_key) {
+            return Err("private_key_file is the name of a file, not the key itself");
         }
+        let source = match (kind, key_id, private_key_file) {
+            (KeyKind::Kms, Some(key_id), None) => {
+                KeySource::Kms(KmsKey { key_id, region, endpoint })
+            }
+            (KeyKind::Local, None, Some(path)) if region.is_none() && endpoint.is_none() => {
+                KeySource::Local(path)
+            }
+            (KeyKind::Kms, ..) => {
+                return Err("a key of kind \"kms\" needs key_id, and has no private_key_file");
+            }
+            (KeyKind::Local, ..) => {
+                return Err("a key of kind \"local\" has private_key_file and address only");
+            }
+        };
+        Ok(Self { source, address })
     }
+}
+
+/// Ten a second; Base mines twelve transactions of a key every two seconds at the most.
+const fn default_max_signatures_per_minute() -> u32 {
+    600
 }
 
 const fn default_lease_time() -> Duration {
@@ -254,12 +322,17 @@ impl Config {
     /// Reads and checks the file, and the catalogue that it names.
     pub(super) fn load(path: &Path) -> eyre::Result<(Self, Catalogue)> {
         eyre::ensure!(path.is_file(), "{} does not exist", path.display());
-        let config: Self = Figment::from(Toml::file_exact(path))
+        let mut config: Self = Figment::from(Toml::file_exact(path))
             .merge(Env::prefixed("KEEPER_").only(&["database"]))
             .extract()
             .map_err(|error| eyre::eyre!("{}: {}", path.display(), one_line(&error)))?;
         config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        for key in config.splitter.iter_mut().flat_map(|it| [&mut it.settler, &mut it.puller]) {
+            if let KeySource::Local(file) = &mut key.source {
+                *file = folder.join(&file);
+            }
+        }
         let file = folder.join(&config.catalogue);
         eyre::ensure!(
             file.is_file(),
@@ -274,6 +347,17 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         let http = &self.http;
+        for splitter in &self.splitter {
+            let keys = [&splitter.settler, &splitter.puller];
+            let local = keys.iter().any(|key| matches!(key.source, KeySource::Local(_)));
+            if local && (!self.test_mode || splitter.chain == Network::Base.chain_id()) {
+                return Err(format!(
+                    "splitter {}: a key of kind \"local\" is for test_mode = true, and never for \
+                     chain 8453; keep the key in KMS",
+                    splitter.address
+                ));
+            }
+        }
         if http.public_url.scheme() != "https" && !self.test_mode {
             return Err(format!(
                 "http.public_url {} must be https (http is for test_mode = true)",
@@ -334,6 +418,14 @@ impl Config {
             chain.spending.check().map_err(|problem| format!("chain {}: {problem}", chain.id))?;
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
+            }
+            let most = chain.signing.max_signatures_per_minute;
+            if !(1..=MAX_SIGNATURES_PER_MINUTE).contains(&most) {
+                return Err(format!(
+                    "chain {}: signing.max_signatures_per_minute must be between 1 and \
+                     {MAX_SIGNATURES_PER_MINUTE}",
+                    chain.id
+                ));
             }
             if chain.reconcile_interval > Duration::from_secs(60) {
                 return Err(format!(
@@ -416,6 +508,7 @@ mod tests {
     #[test]
     fn wrong_ones_say_what_to_change() {
         let good = include_str!("../../../docs/examples/minimal.toml");
+        let signing = |line: &str| format!("[chain.signing]\n{line}\n[[splitter]]");
         for (from, to, expected) in [
             ("database", "databse", "databse"),
             ("id = 84532", "id = 1", "chain 1 is not Base"),
@@ -438,10 +531,65 @@ mod tests {
                 "must be http or https",
             ),
             ("[[splitter]]", "[chain.hints]\nsendsync = true\n[[splitter]]", "sendsync"),
+            ("[[splitter]]", &signing("max_signatures_per_minute = 0"), "between 1 and 60000"),
+            ("[[splitter]]", &signing("max_signatures_per_minute = 60001"), "between 1 and 60000"),
+            ("[[splitter]]", &signing("max = 1"), "max_signatures_per_minute"),
+            ("key_id", "alias", "unknown field: found `alias`"),
+            ("key_id", "private_key_file", "of kind \"kms\" needs key_id"),
+            ("key_id", "private_key_file = \"a\"\nkey_id", "has no private_key_file"),
+            ("key_id", "kind = \"local\"\nkey_id", "has private_key_file and address only"),
+            ("key_id", "kind = \"local\"\nregion = \"a\"\nprivate_key_file", "address only"),
+            ("key_id", "kind = \"local\"\nprivate_key = \"0x12\"\nkey_id", "found `private_key`"),
+            ("key_id", "kind = \"vault\"\nkey_id", "unknown variant"),
         ] {
             assert!(good.contains(from), "{from}");
             let error = load(&good.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(expected), "{from} -> {to}: {error}");
         }
+    }
+    const LOCAL: [&str; 2] = ["key_id", "kind = \"local\"\nprivate_key_file"];
+
+    #[test]
+    fn a_local_key_is_a_file_beside_the_configuration() {
+        let minimal = include_str!("../../../docs/examples/minimal.toml");
+        let good = minimal.replace(LOCAL[0], LOCAL[1]).replace("arn:aws:kms:", "");
+        let config = load(&good).unwrap();
+        let KeySource::Local(path) = &config.splitter[0].settler.source else { panic!("{good}") };
+        assert!(path.is_absolute() && path.starts_with(std::env::temp_dir()), "{path:?}");
+        assert!(!path.exists(), "it is read when the keys are connected");
+        let KeySource::Kms(key) = load(minimal).unwrap().splitter[0].settler.source.clone() else {
+            panic!("KMS is where keys are");
+        };
+        assert!(key.key_id.starts_with("arn:aws:kms:"));
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_file_is_not_shown() {
+        let minimal = include_str!("../../../docs/examples/minimal.toml");
+        let secret = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+        let key = format!("kind = \"local\"\nprivate_key_file = \"0x{secret}\"\n#");
+        let error = load(&minimal.replacen("key_id", &key, 1)).unwrap_err();
+        assert!(error.contains("the name of a file, not the key itself"), "{error}");
+        assert!(!error.contains(&secret[..8]), "{error}");
+    }
+
+    /// Whichever of the two keys, and whatever else is right or wrong.
+    #[test]
+    fn a_local_key_is_refused_where_money_is_real() {
+        let minimal = include_str!("../../../docs/examples/minimal.toml");
+        let mainnet = minimal.replace("84532", "8453");
+        let sentence = "a key of kind \"local\" is for test_mode = true, and never for chain 8453; \
+                        keep the key in KMS";
+        for good in [mainnet.clone(), mainnet.replace("test_mode = true", "")] {
+            let last = good.rfind(LOCAL[0]).unwrap();
+            let (before, after) = good.split_at(last);
+            let puller = format!("{before}{}", after.replacen(LOCAL[0], LOCAL[1], 1));
+            for bad in [good.replacen(LOCAL[0], LOCAL[1], 1), puller] {
+                let error = load(&bad).unwrap_err();
+                assert!(error.contains(sentence), "{error}");
+            }
+        }
+        let off = minimal.replacen(LOCAL[0], LOCAL[1], 1).replace("test_mode = true", "");
+        assert!(load(&off).unwrap_err().contains(sentence));
     }
 }

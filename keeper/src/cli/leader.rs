@@ -8,6 +8,7 @@ use crate::{
     ledger::{Lease, Ledger, LedgerError, SignerRole},
     outbox::{Outbox, OutboxError},
     reconciler::{Reconciler, ReconcilerError},
+    signer::Signer,
     watcher::{Watcher, WatcherError},
 };
 use std::{
@@ -157,13 +158,20 @@ impl Leader {
         let mut services = JoinSet::new();
         let mut signers = BTreeMap::new();
         for (station, keys) in &self.stations {
-            signers.insert(keys.settler.address(), (station, &keys.settler, SignerRole::Settler));
-            signers.insert(keys.puller.address(), (station, &keys.puller, SignerRole::Puller));
+            for (signer, role) in
+                [(&keys.settler, SignerRole::Settler), (&keys.puller, SignerRole::Puller)]
+            {
+                // A key that serves several Splitters has one outbox, and may do what each needs.
+                signers
+                    .entry(signer.address())
+                    .and_modify(|(_, known, _): &mut (_, Signer, _)| known.permit_too(signer))
+                    .or_insert_with(|| (station, signer.clone(), role));
+            }
             self.start_station(&mut services, station, lease, stop);
         }
         for (address, (station, signer, role)) in signers {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
-            let (signer, chain_id) = (signer.clone(), station.record.chain_id);
+            let chain_id = station.record.chain_id;
             let chain = station.chain.clone();
             let heads =
                 Heads::follow(chain.clone(), station.chain_settings.poll_interval, stop.clone());

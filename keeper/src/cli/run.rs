@@ -10,6 +10,7 @@ use crate::{
     chain::Heads,
     edge::{Catalogue, Edge, Health, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
+    metrics,
 };
 use clap::ValueEnum;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -51,12 +52,15 @@ impl Run {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, catalogue) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
         let stop = stop_on_signal()?;
+        let metrics = metrics::install()?;
+        tokio::spawn(metrics.clone().keep_up(stop.clone()));
         let health = Health::new();
         let edge = Arc::new(Edge {
             public_url: config.http.public_url.clone(),
             auth: config.http.auth,
             catalogue,
             health,
+            metrics,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
             work: TaskTracker::new(),
         });

@@ -5,7 +5,7 @@ use crate::{ledger::LedgerError, lifecycle::Closed};
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
@@ -14,6 +14,9 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
+
+/// What Prometheus calls its text format.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Whether the key in KMS is the one that the contract obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,4 +200,9 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
         "x402": {"trust_root": trust_root.as_str(), "enabled": edge.health.site().is_some()},
     }))
     .into_response()
+}
+
+/// For Prometheus. What is in it: docs/metrics.md.
+pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], edge.metrics.render())
 }

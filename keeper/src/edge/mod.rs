@@ -1,5 +1,5 @@
 //! The edge: all HTTP. Agents call `POST /v1/invoke` and pay with x402; operators look at `/livez`,
-//! `/readyz` and `/health`.
+//! `/readyz`, `/health` and `/metrics`.
 //!
 //! It is up before anything else is, and says why it cannot sell yet.
 
@@ -19,6 +19,7 @@ pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use site::{Auth, Site};
 
+use crate::metrics::Metrics;
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
@@ -45,6 +46,8 @@ pub struct Edge {
     pub catalogue: Catalogue,
     /// How the daemon is.
     pub health: Health,
+    /// What was counted.
+    pub metrics: Metrics,
     /// Client for provider calls.
     pub http: reqwest::Client,
     /// Payments being settled; they end before the program does.
@@ -84,5 +87,6 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
+        .route("/metrics", get(health::metrics))
         .with_state(edge)
 }

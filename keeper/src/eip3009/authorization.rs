@@ -25,6 +25,8 @@ sol! {
 /// Seconds that must be left of an authorization's window for the keeper to take it on: three
 /// blocks of Base for the pull to be mined.
 pub const MIN_REMAINING_SECONDS: u64 = 6;
+/// Length of what [`Authorization::pull_call`] makes: a selector, nine words and the tag.
+pub const PULL_CALL_BYTES: usize = 4 + 9 * 32 + 32;
 
 /// Nothing is known but the form.
 #[derive(Debug, Clone, Copy)]
@@ -366,7 +368,7 @@ mod tests {
             verify(signed(&payer), sign(&payer, &signed(&payer), &terms().domain).unwrap())
                 .unwrap();
         let call = verified.pull_call(B256::repeat_byte(7));
-        assert_eq!(call.len(), 4 + 9 * 32 + 32);
+        assert_eq!(call.len(), PULL_CALL_BYTES);
         let decoded =
             FiatToken::transferWithAuthorizationCall::abi_decode(&call[..4 + 9 * 32]).unwrap();
         assert_eq!(decoded.from, payer.address());

@@ -9,6 +9,7 @@ mod token;
 
 pub use attribution::{Inflow, inflows};
 pub use authorization::{
-    Authorization, MIN_REMAINING_SECONDS, Terms, Unverified, Verified, domain, sign,
+    Authorization, MIN_REMAINING_SECONDS, PULL_CALL_BYTES, Terms, Unverified, Verified, domain,
+    sign,
 };
 pub use token::FiatToken;

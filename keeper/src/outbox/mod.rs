@@ -20,7 +20,7 @@ use crate::{
     chain::{Chain as Rpc, ChainError, Heads},
     ledger::{Lease, Ledger, LedgerError, SignerRole, Topic},
     lifecycle::{JITTER_PERCENT, Limits, backoff},
-    signer::{KmsSigner, SignerError},
+    signer::{Signer, SignerError},
 };
 use alloy::primitives::B256;
 use rand::Rng;
@@ -88,7 +88,7 @@ pub struct Outbox {
     /// The right to write.
     pub lease: Lease,
     /// The key.
-    pub signer: KmsSigner,
+    pub signer: Signer,
     /// What the key may do.
     pub role: SignerRole,
     /// What it may spend, unless an operator has set something else at run time.

@@ -11,6 +11,11 @@ const RECORD_BYTES: usize = 4 + 2 * 32;
 /// Payer and authorization nonce.
 const IDENTITY_BYTES: usize = 20 + 32;
 
+/// Length of what [`record_call`] makes.
+pub const RECORD_CALL_BYTES: usize = RECORD_BYTES + IDENTITY_BYTES;
+/// Length of what [`split_call`] makes: a selector and two words.
+pub const SPLIT_CALL_BYTES: usize = 4 + 2 * 32;
+
 /// Which payment a record is for. The published `recordSettlement` names none, so the settler
 /// appends this to its calldata: the contract reads the payer for its event, and whoever reads the
 /// chain learns the rest.
@@ -34,7 +39,7 @@ pub fn record_call(capability_id: B256, amount: U256, identity: PaymentIdentity)
 /// The identity that stands in the calldata of a record. It counts only in a transaction from the
 /// settler that succeeded.
 pub fn recorded_identity(calldata: &[u8]) -> Option<PaymentIdentity> {
-    if calldata.len() != RECORD_BYTES + IDENTITY_BYTES
+    if calldata.len() != RECORD_CALL_BYTES
         || !calldata.starts_with(&JecpSplitter::recordSettlementCall::SELECTOR)
     {
         return None;

@@ -10,7 +10,10 @@ mod code;
 mod events;
 
 pub use bindings::{IJecpSplitterV2, JecpSplitter, JecpSplitterV2};
-pub use calls::{PaymentIdentity, record_call, recorded_identity, split_call};
+pub use calls::{
+    PaymentIdentity, RECORD_CALL_BYTES, SPLIT_CALL_BYTES, record_call, recorded_identity,
+    split_call,
+};
 pub use capability::{SplitTerms, capability_id};
 pub use code::SplitterVersion;
 pub use events::SplitterEvent;

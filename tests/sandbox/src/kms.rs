@@ -4,6 +4,8 @@
 //! As KMS does, it checks the request's SigV4 signature, signs the 32 bytes it is given without
 //! hashing them again, answers in DER, with another signature at each call, and half of them with
 //! a high `s`. Keys live and die with it.
+//!
+//! What KMS does on a bad day, it does when it is told to: [`KmsFault`].
 
 use alloy::primitives::Address;
 use axum::{
@@ -28,7 +30,11 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
@@ -57,10 +63,33 @@ impl KmsCredentials {
     }
 }
 
+/// What goes wrong when the double is asked to sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KmsFault {
+    /// The rate is exceeded, for so many requests.
+    Throttled(u32),
+    /// An error with this code.
+    Refused(&'static str),
+    /// The request is taken and never answered.
+    Hanging,
+    /// Every signature has a high `s`.
+    HighS,
+    /// Another key signs.
+    WrongKey,
+    /// The signature is cut short.
+    Torn,
+}
+
 #[derive(Debug)]
 struct Keys {
     credentials: KmsCredentials,
     keys: Mutex<BTreeMap<String, SigningKey>>,
+    /// How long a signature takes, and what goes wrong with it.
+    mood: Mutex<(Duration, Option<KmsFault>)>,
+    /// Requests to sign.
+    asked: AtomicU64,
+    /// Signatures that were answered.
+    signed: AtomicU64,
 }
 
 /// A running double; it ends with this value.
@@ -80,7 +109,13 @@ impl KmsDouble {
             access_key_id: "AKIAKMSDOUBLE0000000".to_owned(),
             secret_access_key: BASE64_STANDARD.encode(secret),
         };
-        let state = Arc::new(Keys { credentials, keys: Mutex::default() });
+        let state = Arc::new(Keys {
+            credentials,
+            keys: Mutex::default(),
+            mood: Mutex::default(),
+            asked: AtomicU64::default(),
+            signed: AtomicU64::default(),
+        });
         let app = Router::new().route("/", post(answer)).with_state(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -108,6 +143,26 @@ impl KmsDouble {
         let (_, key) =
             self.state.key(&arn).map_err(|Failure(kind, what)| eyre::eyre!("{kind}: {what}"))?;
         Ok((arn, Address::from_public_key(key.verifying_key())))
+    }
+
+    /// From now on every signature takes that long.
+    pub fn take(&self, latency: Duration) {
+        self.state.mood().0 = latency;
+    }
+
+    /// From now on this goes wrong, or nothing.
+    pub fn go_wrong(&self, fault: impl Into<Option<KmsFault>>) {
+        self.state.mood().1 = fault.into();
+    }
+
+    /// How often it was asked to sign.
+    pub fn asked(&self) -> u64 {
+        self.state.asked.load(Ordering::SeqCst)
+    }
+
+    /// How many signatures it gave.
+    pub fn signed(&self) -> u64 {
+        self.state.signed.load(Ordering::SeqCst)
     }
 
     /// Credentials that it accepts.
@@ -144,7 +199,7 @@ async fn answer(
         Some("CreateKey") => state.create_key(&parse(&body)?),
         Some("DescribeKey") => state.describe_key(&parse(&body)?),
         Some("GetPublicKey") => state.get_public_key(&parse(&body)?),
-        Some("Sign") => state.sign(&parse(&body)?),
+        Some("Sign") => state.sign(&parse(&body)?).await,
         _ => Err(Failure("UnknownOperationException", format!("{target} is not doubled"))),
     }?;
     Ok(([("content-type", "application/x-amz-json-1.1")], answer.to_string()).into_response())
@@ -218,8 +273,27 @@ impl Keys {
         }))
     }
 
-    fn sign(&self, request: &Sign) -> Result<Value, Failure> {
-        let (id, key) = self.key(&request.key_id)?;
+    async fn sign(&self, request: &Sign) -> Result<Value, Failure> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let (latency, fault) = self.fault();
+        tokio::time::sleep(latency).await;
+        let (id, mut key) = self.key(&request.key_id)?;
+        match fault {
+            Some(KmsFault::Throttled(_)) => {
+                return Err(Failure(
+                    "ThrottlingException",
+                    "You have exceeded the rate at which you may call KMS. Reduce the frequency of \
+                     your calls."
+                        .to_owned(),
+                ));
+            }
+            Some(KmsFault::Refused(code)) => {
+                return Err(Failure(code, format!("{} cannot be used", arn(&id))));
+            }
+            Some(KmsFault::Hanging) => std::future::pending().await,
+            Some(KmsFault::WrongKey) => key = SigningKey::random(&mut OsRng),
+            Some(KmsFault::HighS | KmsFault::Torn) | None => {}
+        }
         let invalid = |what: &str| Failure("ValidationException", what.to_owned());
         if request.signing_algorithm != "ECDSA_SHA_256" {
             return Err(Failure(
@@ -230,6 +304,11 @@ impl Keys {
         let message = BASE64_STANDARD
             .decode(&request.message)
             .map_err(|_| Failure("SerializationException", "Message is not base64".to_owned()))?;
+        if !(1..=4096).contains(&message.len()) {
+            return Err(invalid(
+                "Value at 'message' failed to satisfy constraint: 1 to 4096 bytes",
+            ));
+        }
         let digest: [u8; 32] = match request.message_type.as_deref() {
             Some("DIGEST") => message
                 .try_into()
@@ -241,18 +320,37 @@ impl Keys {
             .sign_prehash_with_rng(&mut OsRng, &digest)
             .map_err(|error| Failure("KMSInternalException", error.to_string()))?;
         // (r, s) and (r, n - s) are both valid; KMS answers with either.
-        let signature = if OsRng.r#gen() {
+        let signature = if fault == Some(KmsFault::HighS) || OsRng.r#gen() {
             let (r, s) = low.split_scalars();
             Signature::from_scalars(r, -*s)
                 .map_err(|error| Failure("KMSInternalException", error.to_string()))?
         } else {
             low
         };
+        let mut der = signature.to_der().as_bytes().to_vec();
+        if fault == Some(KmsFault::Torn) {
+            der.truncate(der.len() / 2);
+        }
+        self.signed.fetch_add(1, Ordering::SeqCst);
         Ok(json!({
             "KeyId": arn(&id),
-            "Signature": BASE64_STANDARD.encode(signature.to_der().as_bytes()),
+            "Signature": BASE64_STANDARD.encode(der),
             "SigningAlgorithm": "ECDSA_SHA_256",
         }))
+    }
+
+    /// How long this signature takes and what goes wrong with it; throttling counts down.
+    fn fault(&self) -> (Duration, Option<KmsFault>) {
+        let mut mood = self.mood();
+        let now = *mood;
+        if let Some(KmsFault::Throttled(left)) = mood.1 {
+            mood.1 = left.checked_sub(1).filter(|left| *left > 0).map(KmsFault::Throttled);
+        }
+        now
+    }
+
+    fn mood(&self) -> MutexGuard<'_, (Duration, Option<KmsFault>)> {
+        self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key behind an id or an ARN.
@@ -263,7 +361,7 @@ impl Keys {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, SigningKey>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, SigningKey>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,10 +21,10 @@ mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
 pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled};
-pub use kms::{KmsCredentials, KmsDouble};
+pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;
 pub use proxy::{RpcFault, RpcProxy};
 pub use scripted::ScriptedRpc;
-pub use stack::{Daemon, PRICE_MICRO, Stack, StackOptions};
+pub use stack::{Daemon, KeyPlace, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;

@@ -52,6 +52,17 @@ pub struct StackOptions {
     pub settle_timeout: &'static str,
     /// Whether demo/echo may be repeated.
     pub idempotent: bool,
+    /// Where the daemon's keys are.
+    pub keys: KeyPlace,
+}
+
+/// Where the daemon's keys are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// In the KMS double.
+    Kms,
+    /// In files of the stack's folder.
+    Files,
 }
 
 impl Default for StackOptions {
@@ -61,6 +72,7 @@ impl Default for StackOptions {
             confirmations: 2,
             settle_timeout: "20s",
             idempotent: true,
+            keys: KeyPlace::Kms,
         }
     }
 }
@@ -81,9 +93,9 @@ pub struct Stack {
     pub provider_account: Address,
     /// Who is who at the Splitter.
     pub roles: Roles,
-    /// Key id and address of the settler.
+    /// Key id, or file, and address of the settler.
     pub settler: (String, Address),
-    /// Key id and address of the puller.
+    /// Key id, or file, and address of the puller.
     pub puller: (String, Address),
     provider_key: PrivateKeySigner,
     options: StackOptions,
@@ -115,8 +127,16 @@ impl Stack {
         fs::create_dir_all(folder)?;
         let anvil = Anvil::start(tools, &options.anvil).await?;
         let kms = KmsDouble::start().await?;
-        let settler = kms.create_key()?;
-        let puller = kms.create_key()?;
+        let create = |name: &str| match options.keys {
+            KeyPlace::Kms => kms.create_key(),
+            KeyPlace::Files => {
+                let key = PrivateKeySigner::random();
+                fs::write(folder.join(name), key.to_bytes().to_string())?;
+                Ok((name.to_owned(), key.address()))
+            }
+        };
+        let settler = create("settler.key")?;
+        let puller = create("puller.key")?;
         for account in [settler.1, puller.1] {
             anvil.set_balance(account, GAS_MONEY).await?;
         }
@@ -223,25 +243,25 @@ mode = "self"
 first_block = 0
 
 [splitter.settler]
-key_id = "{settler_key}"
-address = "{settler}"
-endpoint = "{kms}"
-
+{settler}
 [splitter.puller]
-key_id = "{puller_key}"
-address = "{puller}"
-endpoint = "{kms}"
-"#,
+{puller}"#,
             settle_timeout = self.options.settle_timeout,
             rpc = self.anvil.url(),
             confirmations = self.options.confirmations,
             splitter = self.contracts.splitter,
-            settler_key = self.settler.0,
-            settler = self.settler.1,
-            puller_key = self.puller.0,
-            puller = self.puller.1,
-            kms = self.kms.url(),
+            settler = self.key_config(&self.settler),
+            puller = self.key_config(&self.puller),
         )
+    }
+
+    /// How the configuration names a key.
+    fn key_config(&self, (reference, address): &(String, Address)) -> String {
+        let place = match self.options.keys {
+            KeyPlace::Kms => format!("key_id = \"{reference}\"\nendpoint = \"{}\"", self.kms.url()),
+            KeyPlace::Files => format!("kind = \"local\"\nprivate_key_file = \"{reference}\""),
+        };
+        format!("{place}\naddress = \"{address}\"\n")
     }
 
     /// What is sold: demo/echo for $0.20.

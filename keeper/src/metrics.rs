@@ -1,0 +1,256 @@
+//! Every number that the daemon shows at `GET /metrics`. docs/metrics.md has the same list.
+//!
+//! Names begin with `keeper_` and end with their unit; labels have few values, each from a closed
+//! list: never a hash, a payment or a text of an error.
+
+use ::metrics::Label;
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Seconds, for what KMS takes: some 100 ms, and 5 s at the most.
+const SIGNING: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0];
+/// How often what histograms have seen is counted up, whether or not somebody looks.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Declares every metric once: its constant, and its line in [`ALL`].
+macro_rules! registry {
+    ($($metric:ident: $kind:ident $(($buckets:expr))? =
+        $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $metric: $kind<{ count(&[$($label),*]) }> =
+                $kind { name: $name, labels: [$($label),*] };
+        )+
+        /// All of them.
+        pub const ALL: &[Description] = &[$(
+            Description {
+                name: $name,
+                kind: Kind::$kind $(($buckets))?,
+                labels: &[$($label),*],
+                help: $help,
+            },
+        )+];
+    };
+}
+
+registry! {
+    BUILD_INFO: Gauge = "keeper_build_info" ["version"]
+        "The program that runs; always 1.";
+    KMS_SIGN_SECONDS: Histogram(SIGNING) = "keeper_kms_sign_seconds" []
+        "How long KMS took to sign or to fail, all attempts together.";
+    KMS_ERRORS_TOTAL: Counter = "keeper_kms_errors_total" ["kind"]
+        "Signatures and public keys that KMS did not give.";
+    KMS_REFUSED_TOTAL: Counter = "keeper_kms_refused_total" ["reason"]
+        "Transactions that were not given to the key, because it may not sign them or not so often.";
+}
+
+const fn count(labels: &[&str]) -> usize {
+    labels.len()
+}
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// Kinds of metrics.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// How often a value was at most that of each bucket.
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    /// Its word for Prometheus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter<const N: usize> {
+    name: &'static str,
+    labels: [&'static str; N],
+}
+
+impl<const N: usize> Counter<N> {
+    /// Adds to it. The labels' values stand in the order of the registry.
+    pub fn add(&self, more: u64, values: [&str; N]) {
+        ::metrics::counter!(self.name, labels(self.labels, values)).increment(more);
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauge<const N: usize> {
+    name: &'static str,
+    labels: [&'static str; N],
+}
+
+impl<const N: usize> Gauge<N> {
+    /// Sets it. The labels' values stand in the order of the registry.
+    pub fn set(&self, value: u64, values: [&str; N]) {
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus knows nothing but floats")]
+        let value = value as f64;
+        ::metrics::gauge!(self.name, labels(self.labels, values)).set(value);
+    }
+}
+
+/// How long something takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Histogram<const N: usize> {
+    name: &'static str,
+    labels: [&'static str; N],
+}
+
+impl<const N: usize> Histogram<N> {
+    /// One more of it. The labels' values stand in the order of the registry.
+    pub fn record(&self, took: Duration, values: [&str; N]) {
+        ::metrics::histogram!(self.name, labels(self.labels, values)).record(took);
+    }
+}
+
+fn labels<const N: usize>(names: [&'static str; N], values: [&str; N]) -> Vec<Label> {
+    names.into_iter().zip(values).map(|(name, value)| Label::new(name, value.to_owned())).collect()
+}
+
+/// What was counted so far.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// In the text format of Prometheus.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Keeps what nobody looks at from piling up, until `stop`.
+    pub async fn keep_up(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.handle.run_upkeep();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(UPKEEP) => {}
+            }
+        }
+    }
+}
+
+/// Counts from now on, for the whole process. Before it, and without it, nothing is counted.
+///
+/// # Errors
+/// When it was installed before.
+pub fn install() -> Result<Metrics, BuildError> {
+    let recorder = recorder()?;
+    let handle = recorder.handle();
+    ::metrics::set_global_recorder(recorder)?;
+    describe();
+    BUILD_INFO.set(1, [env!("CARGO_PKG_VERSION")]);
+    Ok(Metrics { handle })
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let name = Matcher::Full(metric.name.to_owned());
+            builder = builder.set_buckets_for_metric(name, buckets)?;
+        }
+    }
+    Ok(builder.build_recorder())
+}
+
+fn describe() {
+    for Description { name, kind, help, .. } in ALL.iter().copied() {
+        match kind {
+            Kind::Counter => ::metrics::describe_counter!(name, help),
+            Kind::Gauge => ::metrics::describe_gauge!(name, help),
+            Kind::Histogram(_) => ::metrics::describe_histogram!(name, help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What Prometheus would read after `count` was done.
+    fn scraped(count: impl FnOnce()) -> String {
+        let recorder = recorder().unwrap();
+        let handle = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || {
+            describe();
+            count();
+        });
+        handle.render()
+    }
+
+    #[test]
+    fn names_say_what_is_measured_in_which_unit() {
+        let mut names = BTreeSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} is there twice");
+            let words = name.strip_prefix("keeper_").unwrap();
+            assert!(words.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            let is_total = name.ends_with("_total");
+            assert_eq!(is_total, matches!(metric.kind, Kind::Counter), "{name}");
+            if let Kind::Histogram(buckets) = metric.kind {
+                assert!(name.ends_with("_seconds"), "{name}");
+                assert!(buckets.is_sorted() && !buckets.is_empty(), "{name}");
+            }
+            let labels: BTreeSet<_> = metric.labels.iter().collect();
+            assert_eq!(labels.len(), metric.labels.len(), "{name}");
+            assert!(metric.help.ends_with('.') && !metric.help.contains('|'), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let text = scraped(|| {
+            KMS_ERRORS_TOTAL.add(2, ["throttled"]);
+            KMS_ERRORS_TOTAL.add(1, ["throttled"]);
+            KMS_ERRORS_TOTAL.add(1, ["timeout"]);
+            KMS_SIGN_SECONDS.record(Duration::from_millis(120), []);
+            KMS_SIGN_SECONDS.record(Duration::from_millis(4_900), []);
+            BUILD_INFO.set(1, ["0.1.0"]);
+        });
+        for line in [
+            "# HELP keeper_kms_errors_total Signatures and public keys that KMS did not give.",
+            "# TYPE keeper_kms_errors_total counter",
+            "keeper_kms_errors_total{kind=\"throttled\"} 3",
+            "keeper_kms_errors_total{kind=\"timeout\"} 1",
+            "# TYPE keeper_kms_sign_seconds histogram",
+            "keeper_kms_sign_seconds_bucket{le=\"0.1\"} 0",
+            "keeper_kms_sign_seconds_bucket{le=\"0.15\"} 1",
+            "keeper_kms_sign_seconds_bucket{le=\"5\"} 2",
+            "keeper_kms_sign_seconds_count 2",
+            "keeper_build_info{version=\"0.1.0\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What a key may sign. Pure.
+//!
+//! KMS sees 32 bytes and cannot know what they are for, so this is looked at before it is asked.
+
+use crate::{
+    eip3009::{FiatToken, PULL_CALL_BYTES},
+    splitter::{JecpSplitter, RECORD_CALL_BYTES, SPLIT_CALL_BYTES},
+};
+use alloy::{
+    consensus::TxEip1559,
+    primitives::{Address, TxKind},
+    sol_types::SolCall,
+};
+use std::collections::BTreeSet;
+
+/// A call that a key may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Call {
+    to: Address,
+    selector: [u8; 4],
+    /// Length of its calldata. All that the keeper sends have one.
+    bytes: usize,
+}
+
+/// The calls that a key may make. Besides them it may send itself nothing, which only uses up an
+/// account nonce.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    calls: BTreeSet<Call>,
+}
+
+/// What is wrong with a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is for another chain.
+    #[error("another chain")]
+    Chain,
+    /// It would make a contract.
+    #[error("a new contract")]
+    Creation,
+    /// It would send ether.
+    #[error("it carries ether")]
+    Value,
+    /// It names storage in advance, which the keeper never does.
+    #[error("an access list")]
+    AccessList,
+    /// The key has no business there.
+    #[error("another destination")]
+    Destination,
+    /// The key may not call that function.
+    #[error("another function")]
+    Selector,
+    /// The calldata is shorter or longer than the function's.
+    #[error("calldata of another length")]
+    Calldata,
+}
+
+impl Refusal {
+    /// Its word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chain => "chain",
+            Self::Creation => "creation",
+            Self::Value => "value",
+            Self::AccessList => "access_list",
+            Self::Destination => "destination",
+            Self::Selector => "selector",
+            Self::Calldata => "calldata",
+        }
+    }
+}
+
+impl Policy {
+    /// A settler records and splits at its Splitter.
+    pub fn settler(splitter: Address) -> Self {
+        let record = JecpSplitter::recordSettlementCall::SELECTOR;
+        let split = JecpSplitter::splitForCall::SELECTOR;
+        Self {
+            calls: BTreeSet::from([
+                Call { to: splitter, selector: record, bytes: RECORD_CALL_BYTES },
+                Call { to: splitter, selector: split, bytes: SPLIT_CALL_BYTES },
+            ]),
+        }
+    }
+
+    /// A puller submits authorizations to the token.
+    pub fn puller(token: Address) -> Self {
+        let selector = FiatToken::transferWithAuthorizationCall::SELECTOR;
+        Self { calls: BTreeSet::from([Call { to: token, selector, bytes: PULL_CALL_BYTES }]) }
+    }
+
+    /// What either permits, for a key that serves several Splitters.
+    pub fn extend(&mut self, other: &Self) {
+        self.calls.extend(&other.calls);
+    }
+
+    /// Whether the key at `own` may sign this for the chain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(
+        &self,
+        chain_id: u64,
+        own: Address,
+        transaction: &TxEip1559,
+    ) -> Result<(), Refusal> {
+        let TxEip1559 { input, access_list, value, .. } = transaction;
+        if transaction.chain_id != chain_id {
+            return Err(Refusal::Chain);
+        }
+        let TxKind::Call(to) = transaction.to else { return Err(Refusal::Creation) };
+        if !value.is_zero() {
+            return Err(Refusal::Value);
+        }
+        if !access_list.is_empty() {
+            return Err(Refusal::AccessList);
+        }
+        if to == own {
+            return if input.is_empty() { Ok(()) } else { Err(Refusal::Calldata) };
+        }
+        let mut there = self.calls.iter().filter(|call| call.to == to).peekable();
+        if there.peek().is_none() {
+            return Err(Refusal::Destination);
+        }
+        let Some(call) = there.find(|call| input.starts_with(&call.selector)) else {
+            return Err(Refusal::Selector);
+        };
+        if input.len() == call.bytes { Ok(()) } else { Err(Refusal::Calldata) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::splitter::{PaymentIdentity, record_call, split_call};
+    use alloy::{
+        eips::eip2930::{AccessList, AccessListItem},
+        primitives::{B256, Bytes, U256},
+    };
+
+    const CHAIN: u64 = 84_532;
+    const OWN: Address = Address::repeat_byte(1);
+    const SPLITTER: Address = Address::repeat_byte(2);
+    const TOKEN: Address = Address::repeat_byte(3);
+
+    fn transaction(to: Address, input: Bytes) -> TxEip1559 {
+        TxEip1559 { chain_id: CHAIN, to: TxKind::Call(to), input, ..TxEip1559::default() }
+    }
+
+    fn record() -> Bytes {
+        let identity = PaymentIdentity { payer: OWN, nonce: B256::repeat_byte(9) };
+        record_call(B256::repeat_byte(8), U256::from(200_000), identity)
+    }
+
+    fn split() -> Bytes {
+        split_call(B256::repeat_byte(8), OWN)
+    }
+
+    fn pull() -> Bytes {
+        let mut call = FiatToken::transferWithAuthorizationCall {
+            from: OWN,
+            to: SPLITTER,
+            value: U256::from(200_000),
+            validAfter: U256::ZERO,
+            validBefore: U256::from(9),
+            nonce: B256::ZERO,
+            v: 27,
+            r: B256::repeat_byte(4),
+            s: B256::repeat_byte(5),
+        }
+        .abi_encode();
+        call.extend_from_slice(B256::repeat_byte(6).as_slice());
+        call.into()
+    }
+
+    fn refused(policy: &Policy, transaction: &TxEip1559) -> Option<Refusal> {
+        policy.check(CHAIN, OWN, transaction).err()
+    }
+
+    #[test]
+    fn a_key_signs_its_own_work_and_nothing_of_the_others() {
+        let (settler, puller) = (Policy::settler(SPLITTER), Policy::puller(TOKEN));
+        for call in [record(), split()] {
+            assert_eq!(refused(&settler, &transaction(SPLITTER, call.clone())), None);
+            assert_eq!(
+                refused(&puller, &transaction(SPLITTER, call.clone())),
+                Some(Refusal::Destination)
+            );
+            assert_eq!(refused(&puller, &transaction(TOKEN, call)), Some(Refusal::Selector));
+        }
+        assert_eq!(refused(&puller, &transaction(TOKEN, pull())), None);
+        assert_eq!(refused(&settler, &transaction(TOKEN, pull())), Some(Refusal::Destination));
+        assert_eq!(refused(&settler, &transaction(SPLITTER, pull())), Some(Refusal::Selector));
+    }
+
+    #[test]
+    fn nothing_to_oneself_is_a_transaction_that_does_nothing() {
+        for policy in [Policy::settler(SPLITTER), Policy::puller(TOKEN), Policy::default()] {
+            assert_eq!(refused(&policy, &transaction(OWN, Bytes::new())), None);
+            let with_data = transaction(OWN, Bytes::from_static(&[0]));
+            assert_eq!(refused(&policy, &with_data), Some(Refusal::Calldata));
+        }
+    }
+
+    #[test]
+    fn nothing_is_smuggled_past_it() {
+        let mut policy = Policy::settler(SPLITTER);
+        policy.extend(&Policy::puller(TOKEN));
+        for (to, call) in [(SPLITTER, record()), (SPLITTER, split()), (TOKEN, pull())] {
+            let good = transaction(to, call.clone());
+            assert_eq!(refused(&policy, &good), None);
+
+            let elsewhere = transaction(Address::repeat_byte(7), call.clone());
+            assert_eq!(refused(&policy, &elsewhere), Some(Refusal::Destination));
+            let zero = transaction(Address::ZERO, call.clone());
+            assert_eq!(refused(&policy, &zero), Some(Refusal::Destination));
+            let creation = TxEip1559 { to: TxKind::Create, ..good.clone() };
+            assert_eq!(refused(&policy, &creation), Some(Refusal::Creation));
+            let value = TxEip1559 { value: U256::from(1), ..good.clone() };
+            assert_eq!(refused(&policy, &value), Some(Refusal::Value));
+            for chain_id in [0, 1, 8_453] {
+                let other = TxEip1559 { chain_id, ..good.clone() };
+                assert_eq!(refused(&policy, &other), Some(Refusal::Chain));
+            }
+            let item = AccessListItem { address: to, storage_keys: vec![] };
+            let listed = TxEip1559 { access_list: AccessList(vec![item]), ..good };
+            assert_eq!(refused(&policy, &listed), Some(Refusal::AccessList));
+
+            // Every shorter calldata, and longer ones.
+            for length in 0..call.len() {
+                let short = transaction(to, call.slice(..length));
+                let expected = if length < 4 { Refusal::Selector } else { Refusal::Calldata };
+                assert_eq!(refused(&policy, &short), Some(expected), "{length} bytes");
+            }
+            let long = transaction(to, [&call[..], &[0]].concat().into());
+            assert_eq!(refused(&policy, &long), Some(Refusal::Calldata));
+
+            // Every other selector that differs in one bit.
+            for bit in 0..32 {
+                let mut other = call.to_vec();
+                other[bit / 8] ^= 1 << (bit % 8);
+                let other = transaction(to, other.into());
+                assert_eq!(refused(&policy, &other), Some(Refusal::Selector), "bit {bit}");
+            }
+        }
+        // The functions that would hurt most.
+        for signature in ["transfer(address,uint256)", "approve(address,uint256)"] {
+            let selector = alloy::primitives::keccak256(signature);
+            let call = [&selector[..4], &[0; 64]].concat();
+            let bad = transaction(TOKEN, call.into());
+            assert_eq!(refused(&policy, &bad), Some(Refusal::Selector), "{signature}");
+        }
+    }
+
+    #[test]
+    fn ether_to_oneself_or_a_wrong_chain_is_no_transaction_that_does_nothing() {
+        let policy = Policy::settler(SPLITTER);
+        let noop = transaction(OWN, Bytes::new());
+        let value = TxEip1559 { value: U256::from(1), ..noop.clone() };
+        assert_eq!(refused(&policy, &value), Some(Refusal::Value));
+        let chain = TxEip1559 { chain_id: 1, ..noop };
+        assert_eq!(refused(&policy, &chain), Some(Refusal::Chain));
+    }
+
+    #[test]
+    fn a_key_of_several_splitters_serves_each() {
+        let second = Address::repeat_byte(5);
+        let mut policy = Policy::settler(SPLITTER);
+        assert_eq!(refused(&policy, &transaction(second, split())), Some(Refusal::Destination));
+        policy.extend(&Policy::settler(second));
+        assert_eq!(refused(&policy, &transaction(second, split())), None);
+        assert_eq!(refused(&policy, &transaction(SPLITTER, record())), None);
+    }
+}
