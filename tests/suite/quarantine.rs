@@ -2,8 +2,8 @@
 //! was behind. Nothing begins before the fate of everything lost is known, and nothing is done twice.
 
 use crate::support::{
-    Draft, call, chain, command, eventually, folder, invoke, keeper, reconciled, splitter_logs,
-    stack, tally, tools,
+    Draft, call, chain, command, eventually, folder, invoke, keeper, reconciled, sound,
+    splitter_logs, stack, tally, tools,
 };
 use alloy::primitives::B256;
 use keeper::{chain::BlockTag, splitter::SplitterEvent};
@@ -200,5 +200,5 @@ async fn quarantine_by_hand() {
     }
     let daemon = stack.daemon(&keeper(), &database).await.unwrap();
     pay(&stack, &daemon, "third", 2).await;
-    assert!(reconciled(&stack, &database).await.is_sound());
+    sound(&stack, &database, 3).await;
 }

@@ -146,7 +146,7 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
     }
     let looked = async {
         let mut tx = site.ledger.read().await?;
-        let held = tx.lease_is_held(&site.lease).await?;
+        let held = site.is_led(&mut tx).await?;
         let caught_up = site.has_caught_up(&mut tx).await?;
         let unsigned = site.is_unsigned(&mut tx).await?;
         Ok::<_, LedgerError>((held, caught_up, unsigned, site.closed(&mut tx).await?))

@@ -308,7 +308,7 @@ async fn try_reserve(
         return Ok(Taken::Short);
     }
     // Nobody would pull it, or nobody would see it: then it must not be reserved either.
-    if !tx.lease_is_held(&site.lease).await? {
+    if !site.is_led(&mut tx).await? {
         return Ok(Taken::Closed("nobody could settle the payment now"));
     }
     if !site.has_caught_up(&mut tx).await? {

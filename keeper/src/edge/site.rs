@@ -93,6 +93,15 @@ impl Site {
         tx.is_unsigned_for(self.splitter.chain_id, MAX_UNSIGNED).await
     }
 
+    /// Whether a daemon leads and has taken both keys over.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn is_led(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
+        tx.is_led(&self.lease, chain_id, [self.puller, authorized_settler]).await
+    }
+
     /// Why one of the two keys begins nothing new, if it is so.
     ///
     /// # Errors

@@ -3,10 +3,11 @@
 
 use super::{
     Ledger, LedgerError, Result, Tx,
-    columns::{bigint, now, unsigned},
+    columns::{bigint, hex, now, unsigned},
     query::{execute, fetch_optional},
 };
 use crate::failpoint::Point;
+use alloy::primitives::Address;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
@@ -138,6 +139,24 @@ impl Tx {
         let now = self.clock_ms().await?;
         let row = fetch_optional!(self, Number, SELECT, name, now)?;
         Ok(row.is_some_and(|row| row.number > 0))
+    }
+
+    /// Whether somebody holds a lease right now and has taken these signers over: before, it is not
+    /// known whether they may begin anything.
+    pub async fn is_led(
+        &mut self,
+        name: &str,
+        chain_id: u64,
+        signers: [Address; 2],
+    ) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM leases l
+            JOIN signers s ON s.epoch = l.epoch AND s.chain_id = $3 AND s.address IN ($4, $5)
+            WHERE l.name = $1 AND l.expires_at_ms > $2";
+        let now = self.clock_ms().await?;
+        let chain = bigint("chain id", chain_id)?;
+        let [first, second] = signers.map(hex);
+        let row = fetch_optional!(self, Number, SELECT, name, now, chain, first, second)?;
+        Ok(row.is_some_and(|row| row.number == 2))
     }
 
     /// Gives a lease back, so that another process need not wait for its end.
