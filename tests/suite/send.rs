@@ -191,6 +191,26 @@ async fn waiting_for_inclusion_proves_nothing() {
     assert_eq!(sent.class, SendClass::NonceTooLow, "a refusal is one");
 }
 
+/// Whatever is not understood is sent the usual way: a hint must not keep a transaction from a node.
+#[tokio::test]
+async fn what_waits_badly_is_sent_all_the_same() {
+    for answer in [
+        json!({"result": null}),
+        json!({"error": {"code": -32_602, "message": "invalid params"}}),
+        json!({"error": {"code": 4, "message": "it was added to the mempool but not confirmed"}}),
+    ] {
+        let node = ScriptedRpc::start(move |method, _| match method {
+            "eth_sendRawTransaction" => json!({"result": B256::repeat_byte(1)}),
+            _ => answer.clone(),
+        });
+        let node = node.await.unwrap();
+        let chain = Chain::new(&[node.url().parse().unwrap()]).unwrap();
+        let sent = chain.send_raw_sync(&Bytes::new(), Duration::from_secs(20)).await;
+        assert_eq!(sent.class, SendClass::Accepted);
+        assert_eq!(node.asked(), ["eth_sendRawTransactionSync", "eth_sendRawTransaction"]);
+    }
+}
+
 /// A node without the method gets the usual one, and is not asked again.
 #[tokio::test]
 async fn a_node_that_cannot_wait_is_not_asked_again() {

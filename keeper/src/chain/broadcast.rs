@@ -76,9 +76,12 @@ impl Endpoint {
         if self.lacks_sync.load(Ordering::Relaxed) {
             return self.send(raw).await;
         }
-        let request = self.client.request::<_, IgnoredAny>("eth_sendRawTransactionSync", (raw,));
+        let request =
+            self.client.request::<_, Option<IgnoredAny>>("eth_sendRawTransactionSync", (raw,));
         let error = match timeout(wait, request).await {
-            Ok(Ok(_)) => return SendClass::Accepted,
+            Ok(Ok(Some(_))) => return SendClass::Accepted,
+            // No receipt and no error.
+            Ok(Ok(None)) => return self.send(raw).await,
             Ok(Err(error)) => error,
             Err(_) => return self.silence(),
         };
