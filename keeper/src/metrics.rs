@@ -45,6 +45,34 @@ registry! {
         "Signatures and public keys that KMS did not give.";
     KMS_REFUSED_TOTAL: Counter = "keeper_kms_refused_total" ["reason"]
         "Transactions that were not given to the key, because it may not sign them or not so often.";
+    IS_LEADER: Gauge = "keeper_is_leader" ["chain_id"]
+        "1 while this process runs the services of a chain, 0 while another does.";
+    LEASE_EPOCH: Gauge = "keeper_lease_epoch" ["chain_id"]
+        "How often the services of a chain have changed hands.";
+    REORGS_TOTAL: Counter = "keeper_reorgs_total" ["chain_id"]
+        "Heads whose parent was not what was seen before.";
+    REORG_DEPTH_BLOCKS: Gauge = "keeper_reorg_depth_blocks" ["chain_id"]
+        "Blocks that the last reorg took.";
+    ATTEMPTS_TOTAL: Counter = "keeper_attempts_total" ["role", "kind"]
+        "Envelopes that were signed and stored.";
+    SEND_RESULTS_TOTAL: Counter = "keeper_send_results_total" ["rpc", "class"]
+        "What nodes said to transactions that they were given.";
+    TRANSACTIONS_TOTAL: Counter = "keeper_transactions_total" ["role", "state"]
+        "Transactions that came into a state.";
+    PENDING_TRANSACTIONS: Gauge = "keeper_pending_transactions" ["role"]
+        "Transactions that are not mined.";
+    PARKED_NONCES: Gauge = "keeper_parked_nonces" ["role"]
+        "Account nonces that are gone, and nobody knows to what.";
+    LATE_INTENTS_TOTAL: Counter = "keeper_late_intents_total" ["kind"]
+        "Records and splits that were flagged as late.";
+    SIGNER_BALANCE_WEI: Gauge = "keeper_signer_balance_wei" ["role"]
+        "What a signer has.";
+    SPEND_DAY_WEI: Gauge = "keeper_spend_day_wei" ["role"]
+        "What a signer's transactions of 24 hours cost, or can cost.";
+    SPEND_DAY_LIMIT_WEI: Gauge = "keeper_spend_day_limit_wei" ["role"]
+        "What they may cost.";
+    PAUSED: Gauge = "keeper_paused" ["role", "reason"]
+        "1 while a signer begins nothing new for this reason, 0 otherwise.";
 }
 
 const fn count(labels: &[&str]) -> usize {

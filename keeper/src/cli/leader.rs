@@ -6,6 +6,7 @@ use crate::{
     driver::Driver,
     failpoint::Point,
     ledger::{Lease, Ledger, LedgerError, SignerRole},
+    metrics::{IS_LEADER, LEASE_EPOCH},
     outbox::{Outbox, OutboxError},
     reconciler::{Reconciler, ReconcilerError},
     signer::Signer,
@@ -62,10 +63,12 @@ impl Halt {
 /// Runs the background services of one chain while it holds the chain's lease.
 #[derive(Debug)]
 pub(super) struct Leader {
+    chain_id: u64,
     name: String,
     /// How long the lease lasts without renewal; another daemon takes over after that.
     lease_time: Duration,
     ledger: Ledger,
+    heads: Heads,
     stations: Vec<(Station, Keys)>,
     halt: Halt,
 }
@@ -75,10 +78,11 @@ impl Leader {
         chain_id: u64,
         lease_time: Duration,
         ledger: Ledger,
+        heads: Heads,
         stations: Vec<(Station, Keys)>,
         halt: Halt,
     ) -> Self {
-        Self { name: lease_name(chain_id), lease_time, ledger, stations, halt }
+        Self { chain_id, name: lease_name(chain_id), lease_time, ledger, heads, stations, halt }
     }
 
     fn interval(&self) -> Duration {
@@ -92,7 +96,11 @@ impl Leader {
             match self.acquire(&holder).await {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = lease.name, epoch = lease.epoch, "leading");
+                    let chain_id = self.chain_id.to_string();
+                    IS_LEADER.set(1, [&chain_id]);
+                    LEASE_EPOCH.set(lease.epoch, [&chain_id]);
                     self.lead(&lease, &stop).await;
+                    IS_LEADER.set(0, [&chain_id]);
                 }
                 Ok(None) => tracing::debug!(lease = self.name, "standing by"),
                 Err(error) => tracing::warn!(%error, "cannot ask for the lease"),
@@ -172,9 +180,7 @@ impl Leader {
         for (address, (station, signer, role)) in signers {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let chain_id = station.record.chain_id;
-            let chain = station.chain.clone();
-            let heads =
-                Heads::follow(chain.clone(), station.chain_settings.poll_interval, stop.clone());
+            let (chain, heads) = (station.chain.clone(), self.heads.clone());
             let token = stop.clone();
             let limits = station.chain_settings.spending.limits();
             let make = move || {
@@ -205,7 +211,7 @@ impl Leader {
     ) {
         let splitter = station.record;
         let settings = &station.chain_settings;
-        let heads = Heads::follow(station.chain.clone(), settings.poll_interval, stop.clone());
+        let heads = self.heads.clone();
         let (chain, ledger, lease) = (station.chain.clone(), self.ledger.clone(), lease.clone());
         let window = settings.confirmations.saturating_add(EXTRA_WINDOW);
 

@@ -10,7 +10,7 @@ use crate::{
     chain::Heads,
     edge::{Catalogue, Edge, Health, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
-    metrics,
+    metrics::{self, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
 use clap::ValueEnum;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -166,12 +166,13 @@ async fn serve(
 
     let mut tasks = JoinSet::new();
     let mut by_chain = BTreeMap::<u64, Vec<(Station, Keys)>>::new();
+    let mut followers = BTreeMap::<u64, Heads>::new();
     for (station, keys) in stations {
-        let heads = Heads::follow(
-            station.chain.clone(),
-            station.chain_settings.poll_interval,
-            stop.clone(),
-        );
+        let follow = || {
+            let interval = station.chain_settings.poll_interval;
+            Heads::follow(station.chain.clone(), interval, stop.clone())
+        };
+        let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
         if role != Role::Keeper && station.settings.state == State::Active {
             let site = Arc::new(site(config, &ledger, &station, heads));
             tasks.spawn(watch_registrations(Arc::clone(edge), Arc::clone(&site), stop.clone()));
@@ -181,10 +182,14 @@ async fn serve(
             by_chain.entry(station.record.chain_id).or_default().push((station, keys));
         }
     }
+    for (chain_id, heads) in &followers {
+        tasks.spawn(count_reorgs(*chain_id, heads.clone(), stop.clone()));
+    }
     let halt = Halt::default();
     for (chain_id, stations) in by_chain {
-        let leader =
-            Leader::new(chain_id, config.lease_time, ledger.clone(), stations, halt.clone());
+        let Some(heads) = followers.remove(&chain_id) else { continue };
+        let (time, ledger) = (config.lease_time, ledger.clone());
+        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone());
         tasks.spawn(leader.run(stop.clone()));
     }
     tokio::select! {
@@ -193,6 +198,22 @@ async fn serve(
     }
     while tasks.join_next().await.is_some() {}
     halt.reason().map_or(Ok(()), |reason| Err(Obstacle::Wait(reason)))
+}
+
+/// Counts reorgs, until `stop`.
+async fn count_reorgs(chain_id: u64, mut heads: Heads, stop: CancellationToken) {
+    let chain_id = chain_id.to_string();
+    let mut seen = 0;
+    loop {
+        let reorgs = heads.reorgs();
+        REORGS_TOTAL.add(reorgs.count.saturating_sub(seen), [&chain_id]);
+        seen = reorgs.count;
+        REORG_DEPTH_BLOCKS.set(reorgs.last.map_or(0, |last| last.depth), [&chain_id]);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = heads.changed() => {}
+        }
+    }
 }
 
 /// A price above the contract's cap could be paid but never recorded (C-22).

@@ -120,6 +120,12 @@ struct Cursor {
     next_block: i64,
 }
 
+#[derive(sqlx::FromRow)]
+struct End {
+    last_block: i64,
+    head_hash: String,
+}
+
 /// How far something is with the blocks of a Splitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -166,6 +172,22 @@ impl Tx {
         fetch_optional!(self, Cursor, SELECT, chain, hex(splitter), stream.as_str())?
             .map(|row| unsigned("cursors.next_block", row.next_block))
             .transpose()
+    }
+
+    /// The last block that the mirror of a Splitter holds: number and hash.
+    pub async fn mirror_end(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Option<(u64, B256)>> {
+        const SELECT: &str = "SELECT next_block - 1 AS last_block, head_hash FROM cursors
+            WHERE chain_id = $1 AND splitter = $2 AND stream = 'mirror' AND head_hash IS NOT NULL";
+        let chain = bigint("chain id", chain_id)?;
+        let Some(row) = fetch_optional!(self, End, SELECT, chain, hex(splitter))? else {
+            return Ok(None);
+        };
+        let number = unsigned("cursors.next_block", row.last_block)?;
+        Ok(Some((number, hash("cursors.head_hash", &row.head_hash)?)))
     }
 
     /// Moves a cursor.

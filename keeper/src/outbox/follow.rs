@@ -1,6 +1,9 @@
 //! What became of what was sent, and whether it is sent again or replaced.
 
 use super::{Memory, Outbox, OutboxError, worst};
+use crate::metrics::{
+    ATTEMPTS_TOTAL, PARKED_NONCES, PENDING_TRANSACTIONS, SEND_RESULTS_TOTAL, TRANSACTIONS_TOTAL,
+};
 use crate::{
     chain::{BlockTag, Chain as Rpc, ChainError},
     failpoint::Point,
@@ -83,6 +86,7 @@ impl Outbox {
             AttemptKind::Noop => Point::Noop,
         })
         .await?;
+        ATTEMPTS_TOTAL.add(1, [self.role.as_str(), kind.as_str()]);
         Ok(envelope)
     }
 
@@ -96,6 +100,12 @@ impl Outbox {
         let mut tx = self.ledger.read().await?;
         let outgoing = tx.outgoing(self.chain_id, signer).await?;
         drop(tx);
+        let count = |is: fn(TransactionState) -> bool| {
+            outgoing.iter().map(|transaction| u64::from(is(transaction.state))).sum()
+        };
+        PENDING_TRANSACTIONS.set(count(TransactionState::is_pending), [self.role.as_str()]);
+        let is_parked = |state| state == TransactionState::Parked;
+        PARKED_NONCES.set(count(is_parked), [self.role.as_str()]);
         let known: BTreeSet<_> = outgoing.iter().map(|transaction| transaction.id).collect();
         memory.sent.retain(|id, _| known.contains(id));
         memory.looked.retain(|id, _| known.contains(id));
@@ -110,6 +120,7 @@ impl Outbox {
             finalized: node.head(BlockTag::Finalized).await?.number(),
             safe: node.head(BlockTag::Safe).await?.number(),
         };
+        memory.standing = self.standing(&node, outgoing.iter().filter_map(splitter_of)).await?;
         // What is not mined comes first. The mined wait for minutes to become final; a few of them
         // are looked at each time, whichever were not for longest, so that they hold up nothing.
         let (pending, mut mined): (Vec<_>, Vec<_>) =
@@ -157,6 +168,7 @@ impl Outbox {
 
     fn tell(&self, account_nonce: u64, state: TransactionState, hash: Option<B256>) {
         let signer = self.signer.address();
+        TRANSACTIONS_TOTAL.add(1, [self.role.as_str(), state.as_str()]);
         match (state, self.role) {
             (TransactionState::Parked, _) => tracing::error!(
                 %signer, account_nonce,
@@ -298,6 +310,32 @@ impl Outbox {
         Ok(envelope)
     }
 
+    /// The Splitters whose mirror is of the chain as it is now. What their transactions follow from
+    /// is read from the mirror; a reorg, above all one while nobody led, must not be overlooked.
+    pub(super) async fn standing(
+        &self,
+        node: &Rpc,
+        splitters: impl Iterator<Item = Address>,
+    ) -> Result<BTreeSet<Address>, OutboxError> {
+        let splitters: BTreeSet<_> = splitters.collect();
+        let mut standing = BTreeSet::new();
+        for splitter in splitters {
+            let mut tx = self.ledger.read().await?;
+            let end = tx.mirror_end(self.chain_id, splitter).await?;
+            drop(tx);
+            let Some((number, hash)) = end else { continue };
+            match node.head(BlockTag::Number(number)).await {
+                Ok(block) if block.hash == hash => {
+                    standing.insert(splitter);
+                }
+                // Another block there, or none.
+                Ok(_) | Err(ChainError::Malformed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(standing)
+    }
+
     /// Whether a transaction's work is still wanted.
     fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
         let Some(work) = transaction.work else { return Cause::Stands };
@@ -305,6 +343,10 @@ impl Outbox {
             // Without a head nothing is known.
             let over = self.heads.latest().is_some_and(|head| head.now() >= valid_before);
             return if over { Cause::Gone } else { Cause::Stands };
+        }
+        // Of a mirror that shows another chain nothing is known.
+        if work.splitter.is_none_or(|splitter| !memory.standing.contains(&splitter)) {
+            return Cause::Missing { since: 0 };
         }
         if work.has_cause {
             memory.missing.remove(&transaction.id);
@@ -323,6 +365,9 @@ impl Outbox {
             Point::Send.before();
             let sent = chain.broadcast(&raw, hash, &heads).await;
             Point::Send.after();
+            for (rpc, class) in &sent.by_endpoint {
+                SEND_RESULTS_TOTAL.add(1, [rpc, class.as_str()]);
+            }
             tracing::info!(
                 %signer, account_nonce, %hash, class = sent.class.as_str(), "broadcast"
             );
@@ -334,6 +379,12 @@ impl Outbox {
             send.await;
         }
     }
+}
+
+/// Where a transaction's cause is read: a pull has none.
+fn splitter_of(transaction: &Outgoing) -> Option<Address> {
+    let work = transaction.work?;
+    work.splitter.filter(|_| work.kind != IntentKind::Pull && transaction.state.is_pending())
 }
 
 /// The envelope of a transaction that has a receipt in a canonical block, if any has.

@@ -1,11 +1,14 @@
 //! Which work gets an account nonce now, and which must wait.
 
 use super::{MIN_PULL_SECONDS, Memory, Outbox, OutboxError, worst};
+use crate::metrics::{
+    LATE_INTENTS_TOTAL, PAUSED, SIGNER_BALANCE_WEI, SPEND_DAY_LIMIT_WEI, SPEND_DAY_WEI,
+};
 use crate::{
     chain::{BlockTag, ChainError},
     failpoint::Point,
     ledger::{Cost, Intent, SignerRecord},
-    lifecycle::{Closed, JITTER_PERCENT, Limits, Market, Purse, backoff},
+    lifecycle::{Closed, IntentKind, JITTER_PERCENT, Limits, Market, Purse, backoff},
 };
 use chrono::TimeDelta;
 use rand::Rng;
@@ -70,7 +73,16 @@ impl Outbox {
             if due.is_empty() {
                 break;
             }
+            let node = self.chain.pinned().await?;
+            let splitters = due.iter().filter(|intent| intent.kind != IntentKind::Pull);
+            let standing = self.standing(&node, splitters.map(|intent| intent.to)).await?;
+            let mut waits = false;
             for intent in &due {
+                // The mirror says that its cause is there, but not of which chain.
+                if intent.kind != IntentKind::Pull && !standing.contains(&intent.to) {
+                    waits = true;
+                    continue;
+                }
                 if stop.is_cancelled() {
                     return worst(faults);
                 }
@@ -85,6 +97,9 @@ impl Outbox {
                     Err(error @ OutboxError::Chain(_)) => return Err(error),
                     Err(error) => faults.push(Err(error)),
                 }
+            }
+            if waits {
+                break;
             }
         }
         worst(faults)
@@ -103,6 +118,10 @@ impl Outbox {
             owed: spending.owed.into(),
             day: spending.day.into(),
         };
+        let role = [self.role.as_str()];
+        SIGNER_BALANCE_WEI.set(balance.saturating_to(), role);
+        SPEND_DAY_WEI.set(spending.day, role);
+        SPEND_DAY_LIMIT_WEI.set(limits.day, role);
         Ok(Allowance { limits, purse, market })
     }
 
@@ -124,6 +143,10 @@ impl Outbox {
     /// Opens or closes the intake, and calls somebody when it closes.
     async fn close(&self, known: &SignerRecord, closed: Option<Closed>) -> Result<(), OutboxError> {
         let signer = self.signer.address();
+        for reason in Closed::ALL {
+            let is_why = u64::from(closed == Some(*reason));
+            PAUSED.set(is_why, [self.role.as_str(), reason.as_str()]);
+        }
         if known.closed == closed {
             return Ok(());
         }
@@ -213,6 +236,7 @@ impl Outbox {
         }
         tx.commit(Point::Flag).await?;
         for work in late {
+            LATE_INTENTS_TOTAL.add(1, [&work.kind]);
             tracing::error!(
                 intent = work.id,
                 kind = work.kind,

@@ -6,6 +6,8 @@ use crate::{
     chain::{BlockTag, FinalBlock, Finality},
     failpoint::Point,
     ledger::{Quarantine, SignerRecord},
+    lifecycle::Closed,
+    metrics::PAUSED,
 };
 
 /// So many account nonces beyond what any node has seen may be used by lost envelopes: as many as
@@ -44,6 +46,7 @@ impl Outbox {
         quarantine: &Quarantine,
     ) -> Result<(), OutboxError> {
         let signer = self.signer.address();
+        PAUSED.set(1, [self.role.as_str(), Closed::Quarantine.as_str()]);
         let Some(end) = quarantine.end else {
             let mut seen = known.next_account_nonce;
             for tag in [BlockTag::Latest, BlockTag::Pending] {
