@@ -6,11 +6,8 @@ use crate::{
     chain::{BlockTag, ChainError},
     failpoint::Point,
     ledger::{Quarantine, SignerRecord},
+    lifecycle::{certainly_free, knows_less},
 };
-
-/// So many account nonces beyond what any node has seen may be used by lost envelopes: as many as
-/// are ever under way at once.
-const MARGIN: u64 = 12;
 
 impl Outbox {
     /// Takes the signer over. When the chain has seen more of it than the ledger, the ledger is an
@@ -22,7 +19,7 @@ impl Outbox {
         // A signer that is seen for the first time begins behind what is mined or waits in a pool.
         let adopted = tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, seen).await?;
         let allocated = adopted.next_account_nonce;
-        if seen > allocated && adopted.quarantine.is_none() {
+        if knows_less(allocated, seen) && adopted.quarantine.is_none() {
             let reason = format!(
                 "the chain has seen {seen} transactions, the ledger has allocated {allocated}"
             );
@@ -45,11 +42,11 @@ impl Outbox {
     ) -> Result<(), OutboxError> {
         let signer = self.signer.address();
         let Some(end) = quarantine.end else {
-            let mut seen = known.next_account_nonce;
+            let mut seen = 0;
             for tag in [BlockTag::Latest, BlockTag::Pending] {
                 seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
             }
-            let end = seen.saturating_add(MARGIN);
+            let end = certainly_free(known.next_account_nonce, seen);
             let mut tx = self.ledger.begin().await?;
             tx.occupy(&self.lease, self.chain_id, signer, end, NOOP_GAS).await?;
             tx.commit(Point::Quarantine).await?;
