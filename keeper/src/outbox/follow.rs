@@ -252,6 +252,10 @@ impl Outbox {
                 );
                 self.broadcast(account_nonce, envelope).await;
             }
+            Replacement::Stuck => tracing::error!(
+                %signer, account_nonce, max_fee_per_gas = unmined.ceiling,
+                "ALARM: fees are above what may be paid; the transaction waits"
+            ),
             Replacement::Bump(fees) => {
                 self.replace(transaction, AttemptKind::Bump, fees).await?;
             }

@@ -293,12 +293,10 @@ impl Outbox {
         let again = Op::Send { transaction, id, has_cause: seen.has_cause };
         let (kind, fees) = match unmined.replace(&market(reach.world, self.node)) {
             Replacement::Again | Replacement::Capped => {
-                if reach.sabotage != Sabotage::NeverSentAgain || seen.state == TransactionState::Signed {
-                    self.ops.push(again);
-                }
+                self.ops.push(again);
                 return Ok(());
             }
-            Replacement::Wait => return Ok(()),
+            Replacement::Wait | Replacement::Stuck => return Ok(()),
             Replacement::Bump(fees) => (AttemptKind::Bump, fees),
             Replacement::Noop(fees) => (AttemptKind::Noop, fees),
         };
@@ -329,8 +327,7 @@ impl Outbox {
         let now = reach.world.now;
         let Some(work) = seen.work else { return Cause::Stands };
         if let Some(closes) = window(reach.world, &work) {
-            let over = is_closed(closes, now) && reach.sabotage != Sabotage::PullKeptAfterWindow;
-            return if over { Cause::Gone } else { Cause::Stands };
+            return if is_closed(closes, now) { Cause::Gone } else { Cause::Stands };
         }
         let at = self.missing.iter().position(|(id, _)| *id == seen.id);
         if seen.has_cause || reach.sabotage == Sabotage::RecordedWithoutPull {

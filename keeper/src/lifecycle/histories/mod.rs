@@ -17,7 +17,7 @@ use world::PAYMENTS;
 /// Histories of one run, unless `KEEPER_HISTORIES` says otherwise.
 const HISTORIES: u64 = 100_000;
 /// Most histories until a sabotage must be noticed.
-const UNNOTICED: u64 = 100_000;
+const UNNOTICED: u64 = 30_000;
 /// Fewest and most steps of a history.
 const STEPS: std::ops::Range<usize> = 40..110;
 
@@ -34,6 +34,7 @@ fn history(seed: u64) -> History {
     let setting = Setting {
         donation: u8::from(bits & 1 == 1),
         wei: if bits & 6 == 0 { 4_000 } else { 1_000_000_000 },
+        slow_watcher: if bits & 96 == 0 { 24 } else { 0 },
     };
     let length = rng.gen_range(STEPS);
     let windows = if bits & 24 == 0 { 12 } else { 60 };
@@ -70,7 +71,7 @@ fn step(bits: u64) -> Step {
         213..216 => Step::Evict { node },
         216..221 => Step::Gossip { chance: place(16, 1 << 16) },
         221..233 => {
-            let window = [8, 20, 30, 60][place(24, 4)];
+            let window = [8, 30, 60, 150][place(24, 4)];
             Step::Pay { payment: place(16, PAYMENTS as u64), window }
         }
         233..235 => Step::Stranger { payment: [None, Some(0), Some(1), Some(2)][place(16, 4)] },
@@ -79,7 +80,11 @@ fn step(bits: u64) -> Step {
             1 => Step::Skew { process, seconds: pick(20, 40) },
             _ => Step::Copy,
         },
-        236..239 => Step::Copy,
+        236 => Step::Copy,
+        237 | 238 => {
+            let (blocks, watches) = (pick(16, 14) + 1, !is_set(24, 3));
+            Step::Calm { process, node, blocks, watches }
+        }
         239 => Step::Restore,
         240..244 => Step::Time { seconds: [3, 7, 15, 40][place(16, 4)] },
         244..248 => Step::Crash { process },
@@ -96,7 +101,7 @@ fn step(bits: u64) -> Step {
                 5 | 6 => Order::Resolve,
                 _ => Order::Quarantine,
             };
-            Step::Order { process, signer, order }
+            Step::Order { process, signer, node, order }
         }
         _ => Step::Copy,
     }

@@ -21,8 +21,6 @@ pub(super) enum Sabotage {
     PlannedAnewBeforeFinality,
     /// A record is sent whatever became of its pull.
     RecordedWithoutPull,
-    /// A pull is waited for after its window.
-    PullKeptAfterWindow,
     /// Open work is done without asking the mirror whether somebody did it.
     RecordsNotLookedFor,
     /// Nobody looks who took an account nonce that is gone.
@@ -37,12 +35,10 @@ pub(super) enum Sabotage {
     RestoreUnnoticed,
     /// A spending limit stops nothing.
     LimitIgnored,
-    /// Bytes are handed to the nodes once.
-    NeverSentAgain,
 }
 
 impl Sabotage {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::NoFence,
         Self::SentBeforeCommit,
         Self::ReplacedWithoutCommit,
@@ -51,7 +47,6 @@ impl Sabotage {
         Self::DecidedByLatest,
         Self::PlannedAnewBeforeFinality,
         Self::RecordedWithoutPull,
-        Self::PullKeptAfterWindow,
         Self::RecordsNotLookedFor,
         Self::OwnerNotLookedFor,
         Self::NoMargin,
@@ -59,6 +54,5 @@ impl Sabotage {
         Self::QuarantineWithoutMirror,
         Self::RestoreUnnoticed,
         Self::LimitIgnored,
-        Self::NeverSentAgain,
     ];
 }

@@ -43,6 +43,8 @@ pub(super) enum Step {
     Skew { process: usize, seconds: u64 },
     /// Time passes.
     Time { seconds: u64 },
+    /// Blocks come and a process goes about its work; its watcher may be slow.
+    Calm { process: usize, node: usize, blocks: u64, watches: bool },
     /// A block of what one node has, or all have.
     Block { node: Option<usize>, chance: u64 },
     /// The newest blocks are taken back; what was in them is in the pools again, or nowhere.
@@ -68,7 +70,7 @@ pub(super) enum Step {
     /// An operator sets limits.
     Limit { transaction: u64, hard: u64, day: u64 },
     /// An operator orders something.
-    Order { process: usize, signer: usize, order: Order },
+    Order { process: usize, signer: usize, node: usize, order: Order },
 }
 
 /// How a history begins.
@@ -78,6 +80,8 @@ pub(super) struct Setting {
     pub(super) donation: u8,
     /// What each signer has, wei.
     pub(super) wei: u64,
+    /// For how many blocks the watcher stands still after the faults.
+    pub(super) slow_watcher: u64,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +101,7 @@ pub(super) struct Simulation {
     copy: Option<Store>,
     processes: [Process; 2],
     was_restored: bool,
+    slow_watcher: u64,
     sabotage: Sabotage,
 }
 
@@ -113,6 +118,7 @@ pub(super) fn run(
         copy: None,
         processes: Default::default(),
         was_restored: false,
+        slow_watcher: setting.slow_watcher,
         sabotage,
     };
     simulation.world.tale = tale.is_some().then(Vec::new);
@@ -153,6 +159,13 @@ impl Simulation {
             Step::Crash { process } => self.processes[process] = Process::default(),
             Step::Skew { process, seconds } => self.processes[process].skew = seconds,
             Step::Time { seconds } => self.world.now += seconds,
+            Step::Calm { process, node, blocks, watches } => {
+                for block in 0..blocks {
+                    self.world.mine(2, None, block)?;
+                    self.check()?;
+                    self.round(process, node, watches)?;
+                }
+            }
             Step::Block { node, chance } => {
                 self.world.mine(2, node, chance)?;
                 self.check()?;
@@ -198,10 +211,11 @@ impl Simulation {
                     signer.limits = Limits { transaction, hard_transaction, day, low_balance };
                 }
             }
-            Step::Order { process, signer, order } => {
+            Step::Order { process, signer, node, order } => {
                 if self.leads(process) {
+                    self.finish_round(process, signer, node)?;
                     self.with_outbox(process, signer, 0, |outbox, reach| {
-                        outbox.obey(reach, order, 0)
+                        outbox.obey(reach, order, node)
                     })?;
                 }
             }
@@ -310,7 +324,7 @@ impl Simulation {
         for block in 0..PATIENCE {
             self.world.mine(if block < QUICK { 2 } else { 15 }, None, block)?;
             self.check()?;
-            self.round()?;
+            self.round(0, 0, block >= self.slow_watcher)?;
             match self.waits_for() {
                 None => return Ok(()),
                 Some(what) => waits_for = what,
@@ -319,21 +333,29 @@ impl Simulation {
         Err(format!("after {PATIENCE} blocks without faults: {waits_for}"))
     }
 
-    fn round(&mut self) -> Checked {
-        if !self.leads(0) {
+    /// A round of everything that a process runs.
+    fn round(&mut self, process: usize, node: usize, watches: bool) -> Checked {
+        if !self.leads(process) {
             return Ok(());
         }
-        self.processes[0].read = None;
-        self.watch(0, 0);
-        self.watch(0, 0);
-        self.store.reconcile(&self.world, 0);
+        if watches {
+            self.processes[process].read = None;
+            self.watch(process, node);
+            self.watch(process, node);
+        }
+        self.store.reconcile(&self.world, node);
         self.store.drive(&mut self.world);
         for signer in 0..2 {
-            for _ in 0..ROUND {
-                self.advance(0, signer, 0, 1)?;
-                if self.processes[0].outboxes[signer].is_idle() {
-                    break;
-                }
+            self.finish_round(process, signer, node)?;
+        }
+        Ok(())
+    }
+
+    fn finish_round(&mut self, process: usize, signer: usize, node: usize) -> Checked {
+        for _ in 0..ROUND {
+            self.advance(process, signer, node, 1)?;
+            if self.processes[process].outboxes[signer].is_idle() {
+                break;
             }
         }
         Ok(())
@@ -350,6 +372,9 @@ impl Simulation {
         for row in store.transactions.iter().filter(|row| !row.is_final) {
             if row.state != TransactionState::Parked {
                 return Some(format!("{row:?}"));
+            }
+            if let Err(wrong) = store.check_parked(&self.world, row) {
+                return Some(wrong);
             }
             is_parked = true;
         }

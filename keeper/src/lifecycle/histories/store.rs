@@ -338,6 +338,7 @@ impl Store {
                 if row.is_quarantined || row.closed.is_some() {
                     return Err("an account nonce is given out by a closed signer".to_owned());
                 }
+                self.check_undone(world, intent)?;
                 world.give(signer, row.next, self.intents[intent].content)?;
                 self.intents[intent].state = IntentState::Claimed;
                 self.add_transaction(signer, Some(intent), cost, now);
@@ -417,6 +418,29 @@ impl Store {
             }
             _ => IntentState::after(row.kind(), standing),
         };
+    }
+
+    /// Work gets an account nonce when no other that it had can still be used.
+    fn check_undone(&self, world: &World, intent: usize) -> Checked {
+        let mut rows = self.transactions.iter().filter(|row| row.intent == Some(intent));
+        match rows.find(|row| world.final_owner(row.signer, row.nonce).is_none()) {
+            Some(row) => Err(format!("{:?} is planned beside {row:?}", self.intents[intent])),
+            None => Ok(()),
+        }
+    }
+
+    /// What is parked must be so: nothing says that an envelope of ours took the account nonce.
+    pub(super) fn check_parked(&self, world: &World, row: &Transaction) -> Checked {
+        let owner = world.final_owner(row.signer, row.nonce).and_then(|owner| {
+            let id = owner.envelope?;
+            let work = self.work(row).map(|work| work.content);
+            let did_it = owner.success && Some(world.envelopes[id].content) == work;
+            Some(did_it || row.envelopes.contains(&id))
+        });
+        if owner == Some(true) {
+            return Err(format!("{row:?} is parked, and the chain says what became of it"));
+        }
+        Ok(())
     }
 
     /// A verdict that is final must be the final chain's.
