@@ -60,9 +60,12 @@ impl Outbox {
         if node.transaction_count(signer, BlockTag::Finalized).await? < end {
             return Ok(());
         }
-        let finalized = node.head(BlockTag::Finalized).await?.number();
+        let finalized = node.head(BlockTag::Finalized).await?;
+        let newest = (finalized.number(), finalized.hash);
         let mut tx = self.ledger.begin().await?;
-        let ended = tx.end_quarantine(&self.lease, self.chain_id, signer, finalized).await?;
+        // The mirror never goes back behind what is remembered as final.
+        tx.set_finalized(&self.lease, self.chain_id, newest).await?;
+        let ended = tx.end_quarantine(&self.lease, self.chain_id, signer, finalized.number()).await?;
         if ended {
             tx.commit(Point::Quarantine).await?;
             tracing::warn!(%signer, "quarantine is over");

@@ -4,7 +4,7 @@
 
 use super::{
     super::{
-        AttemptKind, Cause, Chain, Effect, Fees, Limits, Market, Mined, Replacement,
+        AttemptKind, Cause, Chain, Effect, Fees, Limits, Market, Mined, Purse, Replacement,
         Sighting, TransactionState, Unmined, backoff, is_closed, is_closing, room,
     },
     sabotage::Sabotage,
@@ -53,6 +53,7 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     place: Place,
+    rounds: u32,
     /// What comes next, last first.
     pub(super) ops: Vec<Op>,
     /// What is looked at in this round.
@@ -77,9 +78,14 @@ pub(super) struct Reach<'a> {
 }
 
 impl Outbox {
-    /// Whether a round begins next.
-    pub(super) fn is_idle(&self) -> bool {
-        self.place == Place::Plan && self.ops.is_empty()
+    /// How many rounds are over.
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    fn end_round(&mut self) {
+        self.place = Place::Plan;
+        self.rounds += 1;
     }
 
     /// One step: does what was decided, or decides what is next. Says when the lease is lost.
@@ -126,12 +132,16 @@ impl Outbox {
                 } else {
                     self.plan(reach, node)?;
                 }
+                let finalized = reach.world.view(node).finalized;
+                if finalized > reach.store.finalized {
+                    self.ops.push(Op::Write(Write::Guard { finalized }));
+                }
             }
             Place::Sign => self.sign(reach, node)?,
             Place::Look => self.look(reach, node),
             Place::Follow => match self.round.pop() {
                 Some(seen) => self.follow(reach, &seen)?,
-                None => self.place = Place::Plan,
+                None => self.end_round(),
             },
         }
         Ok(())
@@ -191,7 +201,7 @@ impl Outbox {
             Write::Close(Some(closed))
         } else {
             let cost = cost(work.content.gas());
-            check_allowed(&known.limits, purse.day, cost)?;
+            check_allowed(&known.limits, &purse, cost)?;
             Write::Plan { intent, cost }
         };
         // What was closed is opened first.
@@ -235,6 +245,7 @@ impl Outbox {
             let (nonce, state) = (row.nonce, row.state);
             self.round.push(Seen { id, nonce, state, work, has_cause, newest, gas });
         }
+        self.round.reverse();
         let round = &self.round;
         self.missing.retain(|(id, _)| round.iter().any(|seen| seen.id == *id));
         let view = world.view(node);
@@ -248,7 +259,7 @@ impl Outbox {
             finalized: view.finalized,
             finalized_count: count.counts[reach.signer],
         });
-        self.place = if self.round.is_empty() { Place::Plan } else { Place::Follow };
+        self.place = Place::Follow;
     }
 
     fn follow(&mut self, reach: &mut Reach<'_>, seen: &Seen) -> Checked {
@@ -412,9 +423,13 @@ fn envelope(
     Ok(id)
 }
 
-fn check_allowed(limits: &Limits, day: u128, cost: u64) -> Checked {
-    if cost > limits.transaction || day + u128::from(cost) > limits.day.into() {
-        return Err("work is begun above a spending limit".to_owned());
+/// The limits once more, in other words.
+fn check_allowed(limits: &Limits, purse: &Purse, cost: u64) -> Checked {
+    let left = purse.balance.checked_sub(purse.owed + u128::from(cost));
+    let is_low = left.is_none_or(|left| left < limits.low_balance.into());
+    let is_too_much = purse.day + u128::from(cost) > limits.day.into();
+    if is_low || is_too_much || cost > limits.transaction {
+        return Err("work is begun beyond a spending limit".to_owned());
     }
     Ok(())
 }

@@ -158,6 +158,30 @@ fn whatever_happens_each_work_is_done_once_and_nothing_waits_for_ever() {
     }
 }
 
+#[test]
+fn a_node_far_behind_does_not_make_a_restored_ledger_record_again() {
+    let calm = |node, blocks| Step::Calm { process: 0, node, blocks, watches: true };
+    let steps = [
+        Step::Pay { payment: 0, window: 60 },
+        calm(0, 1),
+        Step::Copy,
+        calm(0, 1),
+        Step::Node { node: 1, is_stalled: true, is_blind: false, is_deaf: false },
+        calm(0, 2),
+        Step::Restore,
+        calm(0, 40),
+        Step::Watch { process: 0, node: 1 },
+        Step::Watch { process: 0, node: 1 },
+        Step::Outbox { process: 0, signer: 1, node: 1, steps: 12 },
+        Step::Block { node: None, chance: 0 },
+        Step::Block { node: None, chance: 0 },
+    ];
+    let setting = Setting { donation: 1, wei: 1_000_000_000, slow_watcher: 0 };
+    let mut tale = Vec::new();
+    let outcome = run(setting, &steps, Sabotage::None, Some(&mut tale));
+    assert_eq!(outcome, Ok(()), "{}", tale.join("\n"));
+}
+
 /// A test that cannot fail says nothing: each of these must be noticed.
 #[test]
 fn every_sabotage_is_noticed() {

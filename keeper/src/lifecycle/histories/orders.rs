@@ -21,15 +21,12 @@ pub(super) enum Order {
 impl Outbox {
     /// An operator orders something, for the newest transaction under way.
     pub(super) fn obey(&mut self, reach: &mut Reach<'_>, order: Order, node: usize) -> Checked {
-        if !self.is_idle() {
-            return Ok(());
-        }
         if order == Order::Quarantine {
             self.ops.push(Op::Write(Write::Quarantine));
             return Ok(());
         }
         self.look(reach, node);
-        let Some(seen) = self.round.pop() else { return Ok(()) };
+        let Some(seen) = self.round.first().copied() else { return Ok(()) };
         match order {
             Order::Resolve => self.resolve(reach, &seen),
             _ if !seen.state.is_pending() => {}

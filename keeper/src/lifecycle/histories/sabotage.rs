@@ -31,6 +31,8 @@ pub(super) enum Sabotage {
     QuarantineIgnored,
     /// Quarantine does not wait for the mirror.
     QuarantineWithoutMirror,
+    /// The mirror follows a node that is behind what was final.
+    MirrorGoesBack,
     /// A restored ledger goes on.
     RestoreUnnoticed,
     /// A spending limit stops nothing.
@@ -38,7 +40,7 @@ pub(super) enum Sabotage {
 }
 
 impl Sabotage {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::NoFence,
         Self::SentBeforeCommit,
         Self::ReplacedWithoutCommit,
@@ -52,6 +54,7 @@ impl Sabotage {
         Self::NoMargin,
         Self::QuarantineIgnored,
         Self::QuarantineWithoutMirror,
+        Self::MirrorGoesBack,
         Self::RestoreUnnoticed,
         Self::LimitIgnored,
     ];

@@ -3,6 +3,7 @@
 
 use super::{
     super::{IntentKind, IntentState, KeeperEvent, KeeperState, Status, StatusEvent},
+    sabotage::Sabotage,
     store::{Payment, Store},
     world::{Content, PAYMENTS, World},
 };
@@ -34,7 +35,11 @@ impl Store {
     }
 
     /// The watcher has read everything up to this block.
-    pub(super) fn mirror(&mut self, world: &World, block: usize) {
+    pub(super) fn mirror(&mut self, world: &World, block: usize, sabotage: Sabotage) {
+        let is_behind = world.block(block).number < self.finalized;
+        if is_behind && sabotage != Sabotage::MirrorGoesBack {
+            return;
+        }
         self.mirror = block;
         for payment in 0..PAYMENTS {
             let Some(row) = &mut self.payments[payment] else { continue };

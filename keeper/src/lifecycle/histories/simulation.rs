@@ -295,7 +295,7 @@ impl Simulation {
             Some(block) => {
                 let lease = self.processes[process].lease;
                 if lease.is_some_and(|lease| self.store.is_held(lease)) {
-                    self.store.mirror(&self.world, block);
+                    self.store.mirror(&self.world, block, self.sabotage);
                 }
             }
         }
@@ -352,9 +352,10 @@ impl Simulation {
     }
 
     fn finish_round(&mut self, process: usize, signer: usize, node: usize) -> Checked {
+        let rounds = self.processes[process].outboxes[signer].rounds();
         for _ in 0..ROUND {
             self.advance(process, signer, node, 1)?;
-            if self.processes[process].outboxes[signer].is_idle() {
+            if self.processes[process].outboxes[signer].rounds() != rounds {
                 break;
             }
         }

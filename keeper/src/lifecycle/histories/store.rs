@@ -93,6 +93,8 @@ pub(super) struct Store {
     pub(super) transactions: Vec<Transaction>,
     /// The block that the mirror has read last; what it holds follows from that.
     pub(super) mirror: usize,
+    /// Number of the newest final block that was seen.
+    pub(super) finalized: u64,
 }
 
 /// Why nothing was written.
@@ -107,6 +109,7 @@ pub(super) enum Refused {
 /// One SQL transaction.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Write {
+    Guard { finalized: u64 },
     Adopt { seen: u64 },
     Close(Option<Closed>),
     Expire { intent: usize },
@@ -139,6 +142,7 @@ impl Store {
             intents: Vec::new(),
             transactions: Vec::new(),
             mirror: 0,
+            finalized: 0,
         }
     }
 
@@ -300,6 +304,7 @@ impl Store {
     ) -> Checked<Result<(), Refused>> {
         let now = world.now;
         match write {
+            Write::Guard { finalized } => self.finalized = self.finalized.max(finalized),
             Write::Adopt { seen } => {
                 let row = &mut self.signers[signer];
                 row.epoch = lease.epoch;
@@ -390,6 +395,7 @@ impl Store {
                 if is_open || is_behind && sabotage != Sabotage::QuarantineWithoutMirror {
                     return Ok(Err(Refused::Conflict));
                 }
+                self.finalized = self.finalized.max(finalized);
                 let row = &mut self.signers[signer];
                 row.is_quarantined = false;
                 row.end = None;
@@ -437,7 +443,7 @@ impl Store {
             let did_it = owner.success && Some(world.envelopes[id].content) == work;
             Some(did_it || row.envelopes.contains(&id))
         });
-        if owner == Some(true) {
+        if owner == Some(true) || row.intent.is_none() {
             return Err(format!("{row:?} is parked, and the chain says what became of it"));
         }
         Ok(())
