@@ -4,21 +4,27 @@
 
 mod backoff;
 mod delivery;
+#[cfg(test)]
+mod histories;
 mod intent;
+mod nonces;
 mod replacement;
 mod settlement;
 mod spending;
 mod trace;
 mod transaction;
+mod window;
 
 pub use backoff::{JITTER_PERCENT, backoff};
 pub use delivery::{Delivery, DeliveryEvent, Failure};
 pub use intent::{IntentKind, IntentState};
+pub use nonces::{certainly_free, knows_less, room};
 pub use replacement::{Cause, Fees, Market, Replacement, Unmined};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
 pub use spending::{Closed, Limits, Purse};
 pub use trace::{TraceTerms, event_hash};
 pub use transaction::{AttemptKind, Chain, Effect, Mined, Sighting, Standing, TransactionState};
+pub use window::{is_closed, is_closing};
 
 /// A state machine was asked for a step that it does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

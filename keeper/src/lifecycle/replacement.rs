@@ -62,6 +62,9 @@ pub enum Replacement {
     Noop(Fees),
     /// It should get higher fees and must not: the same bytes again, and somebody is told.
     Capped,
+    /// It should give way and must not cost so much: nothing is sent, and somebody is told. What it
+    /// follows from is not on the chain, so that its bytes could do harm.
+    Stuck,
 }
 
 /// An envelope that could be mined gets so many seconds before it is paid more for: ten blocks of
@@ -103,12 +106,16 @@ impl Unmined {
         let higher = self.fees.above(market.fees);
         let within = higher.max_fee_per_gas <= self.ceiling;
         match (self.kind, self.cause) {
-            (AttemptKind::First | AttemptKind::Bump, Cause::Gone) => self.noop(higher, within),
+            (AttemptKind::First | AttemptKind::Bump, Cause::Gone) if within => {
+                Replacement::Noop(higher)
+            }
+            // It could only revert; that takes the account nonce, too.
+            (AttemptKind::First | AttemptKind::Bump, Cause::Gone) => Replacement::Capped,
             (AttemptKind::First | AttemptKind::Bump, Cause::Missing { since }) => {
-                if since >= MISSING_PATIENCE {
-                    self.noop(higher, within)
-                } else {
-                    Replacement::Wait
+                match since >= MISSING_PATIENCE {
+                    false => Replacement::Wait,
+                    true if within => Replacement::Noop(higher),
+                    true => Replacement::Stuck,
                 }
             }
             _ if self.fees.pays(market.base_fee) && self.age < PATIENCE => Replacement::Again,
@@ -123,10 +130,6 @@ impl Unmined {
     /// ceiling.
     pub fn higher(&self, market: &Market) -> Option<Fees> {
         Some(self.fees.above(market.fees)).filter(|fees| fees.max_fee_per_gas <= self.ceiling)
-    }
-
-    const fn noop(&self, fees: Fees, within: bool) -> Replacement {
-        if within { Replacement::Noop(fees) } else { Replacement::Capped }
     }
 }
 
@@ -195,6 +198,9 @@ mod tests {
         let missing = |since| Unmined { cause: Cause::Missing { since }, ..unmined() };
         assert_eq!(missing(19).replace(&market(100)), Replacement::Wait, "it may come back");
         assert_eq!(missing(20).replace(&market(100)), Replacement::Noop(HIGHER));
+        // Its bytes do harm without their cause, however dear a no-op is.
+        let capped = Unmined { ceiling: 1_125, ..missing(20) };
+        assert_eq!(capped.replace(&market(100)), Replacement::Stuck);
         // What has given way does not care.
         let noop = Unmined { kind: AttemptKind::Noop, ..missing(0) };
         assert_eq!(noop.replace(&market(100)), Replacement::Again);

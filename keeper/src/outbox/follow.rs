@@ -10,7 +10,7 @@ use crate::{
     ledger::{Envelope, MinedCost, Outgoing, SignerRole, Work},
     lifecycle::{
         AttemptKind, Cause, Chain, Effect, Fees, IntentKind, Mined, Replacement, Sighting,
-        TransactionState, Unmined,
+        TransactionState, Unmined, is_closed,
     },
 };
 use alloy::{
@@ -153,7 +153,8 @@ impl Outbox {
         let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
         let has_work = transaction.work.is_some();
         let (standing, effect) = TransactionState::observe(account_nonce, has_work, &sighting);
-        if effect == Effect::Rebroadcast {
+        // What a reorg took is stored as pending first: what counts as mined gets no envelope.
+        if effect == Effect::Rebroadcast && transaction.state.is_pending() {
             self.send(memory, transaction).await?;
         }
         if standing.state == transaction.state && !standing.is_final {
@@ -263,6 +264,10 @@ impl Outbox {
                 );
                 self.broadcast(account_nonce, envelope).await;
             }
+            Replacement::Stuck => tracing::error!(
+                %signer, account_nonce, max_fee_per_gas = unmined.ceiling,
+                "ALARM: fees are above what may be paid; the transaction waits"
+            ),
             Replacement::Bump(fees) => {
                 self.replace(transaction, AttemptKind::Bump, fees).await?;
             }
@@ -341,7 +346,7 @@ impl Outbox {
         let Some(work) = transaction.work else { return Cause::Stands };
         if let Some(valid_before) = work.valid_before {
             // Without a head nothing is known.
-            let over = self.heads.latest().is_some_and(|head| head.now() >= valid_before);
+            let over = self.heads.latest().is_some_and(|head| is_closed(valid_before, head.now()));
             return if over { Cause::Gone } else { Cause::Stands };
         }
         // Of a mirror that shows another chain nothing is known.

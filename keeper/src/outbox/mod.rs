@@ -30,8 +30,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Seconds that must be left of a pull's window when it gets its account nonce.
-const MIN_PULL_SECONDS: u64 = 4;
 /// How long a poll may take when nothing is signalled.
 const POLL: Duration = Duration::from_secs(1);
 /// How often it is looked whether what was final still is.

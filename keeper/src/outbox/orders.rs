@@ -104,11 +104,14 @@ impl Outbox {
         else {
             return Ok(refused(format!("the transaction is {}", transaction.state)));
         };
+        let is_noop = action == OrderAction::Cancel || envelope.kind == AttemptKind::Noop;
+        if !is_noop && transaction.work.is_some_and(|work| !work.has_cause) {
+            return Ok(refused("what it follows from is not on the chain; cancel it, or wait"));
+        }
         if action == OrderAction::Rebroadcast {
             self.broadcast(transaction.account_nonce, envelope).await;
             return Ok(done(format!("{} was handed to the nodes", envelope.hash)));
         }
-        let is_noop = action == OrderAction::Cancel || envelope.kind == AttemptKind::Noop;
         let kind = if is_noop { AttemptKind::Noop } else { AttemptKind::Bump };
         let unmined = self.unmined(transaction, envelope, Cause::Stands).await?;
         let Some(fees) = unmined.higher(&self.chain.market().await?) else {

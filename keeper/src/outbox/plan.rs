@@ -1,6 +1,6 @@
 //! Which work gets an account nonce now, and which must wait.
 
-use super::{MIN_PULL_SECONDS, Memory, Outbox, OutboxError, worst};
+use super::{Memory, Outbox, OutboxError, worst};
 use crate::metrics::{
     LATE_INTENTS_TOTAL, PAUSED, SIGNER_BALANCE_WEI, SPEND_DAY_LIMIT_WEI, SPEND_DAY_WEI,
 };
@@ -8,15 +8,15 @@ use crate::{
     chain::{BlockTag, ChainError},
     failpoint::Point,
     ledger::{Cost, Intent, SignerRecord},
-    lifecycle::{Closed, IntentKind, JITTER_PERCENT, Limits, Market, Purse, backoff},
+    lifecycle::{
+        Closed, IntentKind, JITTER_PERCENT, Limits, Market, Purse, backoff, is_closing, room,
+    },
 };
 use chrono::TimeDelta;
 use rand::Rng;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Transactions of one signer that are not mined yet. Nodes take 16 per sender.
-const MAX_PENDING: u64 = 12;
 /// Most intents that are simulated in one round; signing and following must have their turn.
 const MAX_SIMULATIONS: u64 = 64;
 /// How often a purse is looked at when there is nothing to do.
@@ -67,8 +67,8 @@ impl Outbox {
         while budget > 0 {
             let mut tx = self.ledger.read().await?;
             let pending = tx.pending_transactions(self.chain_id, signer).await?;
-            let room = MAX_PENDING.saturating_sub(pending).min(budget);
-            let due = tx.due_intents(self.chain_id, signer, room).await?;
+            let limit = room(pending).min(budget);
+            let due = tx.due_intents(self.chain_id, signer, limit).await?;
             drop(tx);
             if due.is_empty() {
                 break;
@@ -223,7 +223,7 @@ impl Outbox {
         let Some(valid_before) = intent.valid_before else { return false };
         // Without a head nothing is known; the simulation will tell.
         let Some(head) = self.heads.latest() else { return false };
-        valid_before < head.now().saturating_add(MIN_PULL_SECONDS)
+        is_closing(valid_before, head.now())
     }
 
     /// Calls somebody for records and splits that should be on the chain and are not.

@@ -6,13 +6,9 @@ use crate::{
     chain::{BlockTag, FinalBlock, Finality},
     failpoint::Point,
     ledger::{Quarantine, SignerRecord},
-    lifecycle::Closed,
+    lifecycle::{Closed, certainly_free, knows_less},
     metrics::PAUSED,
 };
-
-/// So many account nonces beyond what any node has seen may be used by lost envelopes: as many as
-/// are ever under way at once.
-const MARGIN: u64 = 12;
 
 impl Outbox {
     /// Takes the signer over. When the chain has seen more of it than the ledger, the ledger is an
@@ -24,7 +20,7 @@ impl Outbox {
         // A signer that is seen for the first time begins behind what is mined or waits in a pool.
         let adopted = tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, seen).await?;
         let allocated = adopted.next_account_nonce;
-        if seen > allocated && adopted.quarantine.is_none() {
+        if knows_less(allocated, seen) && adopted.quarantine.is_none() {
             let reason = format!(
                 "the chain has seen {seen} transactions, the ledger has allocated {allocated}"
             );
@@ -48,11 +44,11 @@ impl Outbox {
         let signer = self.signer.address();
         PAUSED.set(1, [self.role.as_str(), Closed::Quarantine.as_str()]);
         let Some(end) = quarantine.end else {
-            let mut seen = known.next_account_nonce;
+            let mut seen = 0;
             for tag in [BlockTag::Latest, BlockTag::Pending] {
                 seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
             }
-            let end = seen.saturating_add(MARGIN);
+            let end = certainly_free(known.next_account_nonce, seen);
             let mut tx = self.ledger.begin().await?;
             tx.occupy(&self.lease, self.chain_id, signer, end, NOOP_GAS).await?;
             tx.commit(Point::Quarantine).await?;
@@ -66,9 +62,13 @@ impl Outbox {
         if node.transaction_count(signer, BlockTag::Finalized).await? < end {
             return Ok(());
         }
-        let finalized = node.head(BlockTag::Finalized).await?.number();
+        let finalized = node.head(BlockTag::Finalized).await?;
+        let newest = (finalized.number(), finalized.hash);
         let mut tx = self.ledger.begin().await?;
-        let ended = tx.end_quarantine(&self.lease, self.chain_id, signer, finalized).await?;
+        // The mirror never goes back behind what is remembered as final.
+        tx.set_finalized(&self.lease, self.chain_id, newest).await?;
+        let ended =
+            tx.end_quarantine(&self.lease, self.chain_id, signer, finalized.number()).await?;
         if ended {
             tx.commit(Point::Quarantine).await?;
             tracing::warn!(%signer, "quarantine is over");

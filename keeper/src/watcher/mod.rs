@@ -109,7 +109,15 @@ impl Watcher {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
         let cursor = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(first_block);
+        let finalized = tx.finalized(chain_id).await?;
         drop(tx);
+        // To an endpoint that is far behind even what is final looks undone, and a restored ledger,
+        // which knows of it from the mirror alone, would have it done again.
+        if let Some((number, _)) = finalized.filter(|(number, _)| head < *number) {
+            return Err(WatcherError::Inconsistent(format!(
+                "block {number} was final, and the newest is {head}"
+            )));
+        }
         let end = cursor.min(head.saturating_add(1));
         let from = end.saturating_sub(self.window).max(first_block);
         let to = head.min(from.saturating_add(MAX_RANGE - 1));
