@@ -1,7 +1,8 @@
 //! A hub that reaches the chain through a proxy that fails on demand.
 
-use crate::support::{Draft, call, eventually, invoke, keeper, stack, through};
+use crate::support::{Draft, call, chain, eventually, invoke, keeper, stack, through};
 use alloy::signers::local::PrivateKeySigner;
+use keeper::chain::BlockTag;
 use sandbox::{Daemon, PRICE_MICRO, RpcProxy, Stack, StackOptions};
 
 /// Micro-USDC of the payer.
@@ -81,6 +82,13 @@ impl Rig {
         for call in calls {
             call.await.unwrap();
         }
+    }
+
+    /// Waits until the chain has grown by so many blocks.
+    pub(crate) async fn blocks(&self, blocks: u64) {
+        let head = || async { chain(&self.stack).head(BlockTag::Latest).await.unwrap().number() };
+        let target = head().await + blocks;
+        eventually("the chain grows", || async { head().await >= target }).await;
     }
 
     /// Everything goes well from here, and every payment is through: each pulled, recorded and

@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
 const MAX_BLOCKS: u64 = 500;
 const MAX_ENTRIES: usize = 500;
+/// Blocks behind the cursor that are looked at again, as far as the watcher reads behind them: a
+/// node's logs may appear later than their blocks.
+const LOOK_BACK: u64 = 24;
 /// Blocks after which it is strange that the driver has not found a record.
 const LONG: u64 = 30;
 
@@ -76,14 +79,15 @@ impl Reconciler {
         }
         let next = end.min(from.saturating_add(MAX_BLOCKS));
         let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
+        let start = from.saturating_sub(LOOK_BACK).max(first_block);
         let booked: BTreeSet<_> =
-            tx.booked_since(chain_id, address, from).await?.into_iter().collect();
+            tx.booked_since(chain_id, address, start).await?.into_iter().collect();
         let mut entries = Vec::new();
-        entries.extend(tx.pulls(chain_id, address, from, to).await?.into_iter().map(Entry::Pull));
+        entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
         entries
-            .extend(tx.payouts(chain_id, address, from, to).await?.into_iter().map(Entry::Payout));
+            .extend(tx.payouts(chain_id, address, start, to).await?.into_iter().map(Entry::Payout));
         entries.extend(
-            tx.splitter_logs(chain_id, address, from, to).await?.into_iter().map(Entry::Log),
+            tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
         entries.retain(|entry| {
             entry.moves_money() && !booked.contains(&(entry.at().tx_hash, entry.at().log_index))
