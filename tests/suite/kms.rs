@@ -28,7 +28,7 @@ async fn client(kms: &KmsDouble, secret: &str) -> Client {
     Client::new(&config)
 }
 
-async fn good_client(kms: &KmsDouble) -> Client {
+pub(crate) async fn good_client(kms: &KmsDouble) -> Client {
     client(kms, &kms.credentials().secret_access_key).await
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod abi;
+mod accidents;
 mod boot;
 mod docs;
 mod edge;
@@ -16,6 +17,7 @@ mod hostile;
 mod kms;
 mod ledger;
 mod reorg;
+mod reorgs;
 mod replacement;
 mod restart;
 mod rig;

@@ -4,6 +4,7 @@ use crate::support::{Draft, call, chain, eventually, invoke, keeper, stack, thro
 use alloy::signers::local::PrivateKeySigner;
 use keeper::chain::BlockTag;
 use sandbox::{Daemon, PRICE_MICRO, RpcProxy, Stack, StackOptions};
+use tokio::task::JoinHandle;
 
 /// Micro-USDC of the payer.
 const FUNDS: u64 = 100 * PRICE_MICRO;
@@ -19,6 +20,8 @@ pub(crate) struct Rig {
     pub(crate) payer: PrivateKeySigner,
     name: &'static str,
     paid: u64,
+    /// Header of the last payment.
+    last: String,
 }
 
 impl Rig {
@@ -39,7 +42,7 @@ impl Rig {
         let endpoints = endpoints(proxy.url(), stack.anvil.url());
         let daemon = spawn(&stack, &database, &endpoints).await;
         let payer = stack.agent(FUNDS).await.unwrap();
-        Self { stack, proxy, daemon, database, payer, name, paid: 0 }
+        Self { stack, proxy, daemon, database, payer, name, paid: 0, last: String::new() }
     }
 
     /// Kills the daemon.
@@ -55,17 +58,23 @@ impl Rig {
     }
 
     /// A payment that has not been used yet.
-    pub(crate) fn draft(&self) -> Draft {
+    fn draft(&self) -> Draft {
         let mut draft = Draft::new(&self.payer, self.stack.contracts.splitter);
         draft.authorization.valid_before += WINDOW - 60;
         draft
     }
 
     /// An agent that asks again, as it is told to, until it is served.
-    pub(crate) fn buy(&mut self) -> tokio::task::JoinHandle<()> {
+    pub(crate) fn buy(&mut self) -> JoinHandle<()> {
         self.paid += 1;
+        self.last = self.draft().header();
+        self.again()
+    }
+
+    /// The last agent comes back with the same call and payment.
+    pub(crate) fn again(&self) -> JoinHandle<()> {
         let (url, body) = (self.daemon.url.clone(), call(&format!("{}-{}", self.name, self.paid)));
-        let header = self.draft().header();
+        let header = self.last.clone();
         tokio::spawn(async move {
             eventually("the call is served", || async {
                 let answer = invoke(&url, &body, Some(&header)).await;

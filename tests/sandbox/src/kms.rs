@@ -28,7 +28,10 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::net::TcpListener;
 
@@ -61,6 +64,8 @@ impl KmsCredentials {
 struct Keys {
     credentials: KmsCredentials,
     keys: Mutex<BTreeMap<String, SigningKey>>,
+    /// Signatures that are still refused.
+    throttled: AtomicU64,
 }
 
 /// A running double; it ends with this value.
@@ -80,7 +85,8 @@ impl KmsDouble {
             access_key_id: "AKIAKMSDOUBLE0000000".to_owned(),
             secret_access_key: BASE64_STANDARD.encode(secret),
         };
-        let state = Arc::new(Keys { credentials, keys: Mutex::default() });
+        let state =
+            Arc::new(Keys { credentials, keys: Mutex::default(), throttled: AtomicU64::default() });
         let app = Router::new().route("/", post(answer)).with_state(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -108,6 +114,16 @@ impl KmsDouble {
         let (_, key) =
             self.state.key(&arn).map_err(|Failure(kind, what)| eyre::eyre!("{kind}: {what}"))?;
         Ok((arn, Address::from_public_key(key.verifying_key())))
+    }
+
+    /// Refuses the next so many signatures, as KMS does when too many are asked for.
+    pub fn throttle(&self, signatures: u64) {
+        self.state.throttled.store(signatures, Ordering::SeqCst);
+    }
+
+    /// How many of them are still to come.
+    pub fn throttled(&self) -> u64 {
+        self.state.throttled.load(Ordering::SeqCst)
     }
 
     /// Credentials that it accepts.
@@ -144,6 +160,9 @@ async fn answer(
         Some("CreateKey") => state.create_key(&parse(&body)?),
         Some("DescribeKey") => state.describe_key(&parse(&body)?),
         Some("GetPublicKey") => state.get_public_key(&parse(&body)?),
+        Some("Sign") if state.throttles() => {
+            Err(Failure("ThrottlingException", "Rate exceeded".to_owned()))
+        }
         Some("Sign") => state.sign(&parse(&body)?),
         _ => Err(Failure("UnknownOperationException", format!("{target} is not doubled"))),
     }?;
@@ -178,6 +197,12 @@ struct Sign {
 }
 
 impl Keys {
+    /// Whether this signature is one of those that are refused.
+    fn throttles(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        self.throttled.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
     fn create_key(&self, request: &CreateKey) -> Result<Value, Failure> {
         if request.key_spec != "ECC_SECG_P256K1" || request.key_usage != "SIGN_VERIFY" {
             return Err(Failure(
