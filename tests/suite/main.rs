@@ -23,4 +23,5 @@ mod restart;
 mod rig;
 mod scripts;
 mod support;
+mod surplus;
 mod way;

@@ -8,7 +8,8 @@
 use crate::{
     kms::good_client,
     support::{
-        Draft, call, chain, invoke, keeper, on_chain, reconciled, settlement_of, stack, tally,
+        Draft, call, chain, invoke, keeper, on_chain, postgres, reconciled, settlement_of, stack,
+        tally,
     },
 };
 use alloy::{
@@ -23,7 +24,7 @@ use keeper::{
     signer::KmsSigner,
 };
 use sandbox::{AnvilOptions, Daemon, PRICE_MICRO, Stack, StackOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -33,7 +34,7 @@ use std::{
 use tokio::{task::JoinHandle, time::Instant};
 
 /// Micro-USDC of a payer.
-const FUNDS: u64 = 200 * PRICE_MICRO;
+pub(crate) const FUNDS: u64 = 200 * PRICE_MICRO;
 /// Blocks between head and `safe`; `finalized` is twice as far.
 const SAFE: u64 = 4;
 /// Confirmations of a booked log: one more than the deepest reorg takes.
@@ -47,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How far a payment is when the reorg comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum At {
+pub(crate) enum At {
     PullBroadcast,
     PullIncluded,
     RecordBroadcast,
@@ -140,10 +141,12 @@ async fn run(name: &str, mut cases: Vec<Case>) {
     cases.sort_by_key(|case| case.fate == Fate::Replaced);
     let cases = Arc::new(Mutex::new(cases));
     let lanes: Vec<_> = (0..LANES)
-        .map(|_| {
+        .map(|lane| {
             let (name, cases) = (name.to_owned(), Arc::clone(&cases));
             tokio::spawn(async move {
-                let mut lane = Lane::start(&name).await;
+                // Every other one on PostgreSQL.
+                let database = if lane % 2 == 0 { Some(postgres().await) } else { None };
+                let mut lane = Lane::start(&name, database).await;
                 while let Some(case) = { cases.lock().unwrap().pop() } {
                     lane.live_through(case).await;
                 }
@@ -156,10 +159,10 @@ async fn run(name: &str, mut cases: Vec<Case>) {
 }
 
 /// A hub whose chain moves only when it is told to.
-struct Lane {
-    stack: Stack,
-    daemon: Daemon,
-    database: String,
+pub(crate) struct Lane {
+    pub(crate) stack: Stack,
+    pub(crate) daemon: Daemon,
+    pub(crate) database: String,
     ledger: Ledger,
     payer: PrivateKeySigner,
     /// Payments that were begun, and those that moved money for good.
@@ -168,13 +171,13 @@ struct Lane {
 }
 
 /// The case's payment.
-struct Payment {
-    draft: Draft,
-    answer: JoinHandle<u16>,
+pub(crate) struct Payment {
+    pub(crate) draft: Draft,
+    pub(crate) answer: JoinHandle<u16>,
 }
 
 impl Lane {
-    async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str, database: Option<String>) -> Self {
         let anvil =
             AnvilOptions { block_time: None, slots_in_an_epoch: SAFE, ..AnvilOptions::default() };
         let options = StackOptions {
@@ -187,7 +190,7 @@ impl Lane {
         let payer = stack.agent(FUNDS).await.unwrap();
         stack.anvil.rpc("evm_setAutomine", json!([false])).await.unwrap();
         stack.anvil.rpc("anvil_mine", json!(["0xa", "0x1"])).await.unwrap();
-        let database = stack.sqlite();
+        let database = database.unwrap_or_else(|| stack.sqlite());
         let daemon = stack.daemon(&keeper(), &database).await.unwrap();
         let ledger = Ledger::open_beside(&database).await.unwrap();
         Self { stack, daemon, database, ledger, payer, begun: 0, paid: 0 }
@@ -202,10 +205,7 @@ impl Lane {
         let served = self.stack.provider.calls();
         let payment = self.begin().await;
         let target = self.bring(case.at, &payment).await;
-        // For the keeper it happens at once.
-        self.daemon.signal("STOP").await.unwrap();
         let hit = self.reorg(case, target).await;
-        self.daemon.signal("CONT").await.unwrap();
         let replaced = hit && case.fate == Fate::Replaced;
         match case.at {
             At::PullBroadcast | At::PullIncluded | At::PullSafe if replaced => {
@@ -246,7 +246,7 @@ impl Lane {
     }
 
     /// An agent pays, and asks again as it is told to until it is served or refused.
-    async fn begin(&mut self) -> Payment {
+    pub(crate) async fn begin(&mut self) -> Payment {
         self.begun += 1;
         let mut draft = Draft::new(&self.payer, self.stack.contracts.splitter);
         let head = chain(&self.stack).head(BlockTag::Latest).await.unwrap();
@@ -268,7 +268,7 @@ impl Lane {
 
     /// Mines until the payment is where the case wants it, and tells the transaction that the case
     /// is about.
-    async fn bring(&self, at: At, payment: &Payment) -> Target {
+    pub(crate) async fn bring(&self, at: At, payment: &Payment) -> Target {
         let [puller, settler] = [self.stack.puller.clone(), self.stack.settler.clone()];
         let pull = self.pooled(puller).await;
         if at == At::PullBroadcast {
@@ -331,14 +331,21 @@ impl Lane {
         })
         .await;
         let transaction = found.into_inner().unwrap().unwrap();
-        let nonce: U64 = serde_json::from_value(transaction["nonce"].clone()).unwrap();
         let hash = serde_json::from_value(transaction["hash"].clone()).unwrap();
+        self.target(key, hash).await
+    }
+
+    /// A transaction that the node knows.
+    pub(crate) async fn target(&self, key: String, hash: B256) -> Target {
+        let found = self.stack.anvil.rpc("eth_getTransactionByHash", json!([hash])).await.unwrap();
+        let nonce: U64 = serde_json::from_value(found["nonce"].clone()).unwrap();
         Target { key, hash, nonce: nonce.to() }
     }
 
     /// The chain forgets its newest blocks. True when the target was in them, or in the pool.
     async fn reorg(&self, Case { depth, fate, .. }: Case, target: Target) -> bool {
         let anvil = &self.stack.anvil;
+        self.daemon.signal("STOP").await.unwrap();
         let head: U64 =
             serde_json::from_value(anvil.rpc("eth_blockNumber", json!([])).await.unwrap()).unwrap();
         let first = head.to::<u64>() + 1 - depth;
@@ -362,24 +369,38 @@ impl Lane {
             (Fate::Kept | Fate::Replaced, _) => old.len(),
         };
         for (hash, place) in &old[..kept] {
-            let raw = anvil.rpc("eth_getRawTransactionByHash", json!([hash])).await.unwrap();
-            assert!(raw.is_string(), "{hash} is known");
-            branch.push(json!([raw, place]));
+            branch.push(json!([self.raw(*hash).await, place]));
         }
         if fate == Fate::Replaced
             && let Some(place) = place
         {
             branch.push(json!([self.foreign(&target).await, old[place].1]));
         }
-        if fate != Fate::Kept {
-            anvil.rpc("anvil_dropAllTransactions", json!([])).await.unwrap();
-        }
-        anvil.rpc("anvil_reorg", json!([depth, branch])).await.unwrap();
+        self.rewrite(depth, &branch, fate != Fate::Kept).await;
         place.is_some()
     }
 
+    /// Replaces the newest blocks by others with these transactions, by raw bytes and block, and
+    /// empties the node's pool or does not. For the keeper it happens at once.
+    pub(crate) async fn rewrite(&self, depth: u64, branch: &[Value], empty_pool: bool) {
+        let anvil = &self.stack.anvil;
+        self.daemon.signal("STOP").await.unwrap();
+        if empty_pool {
+            anvil.rpc("anvil_dropAllTransactions", json!([])).await.unwrap();
+        }
+        anvil.rpc("anvil_reorg", json!([depth, branch])).await.unwrap();
+        self.daemon.signal("CONT").await.unwrap();
+    }
+
+    /// The bytes of a transaction that the node knows.
+    pub(crate) async fn raw(&self, hash: B256) -> Value {
+        let raw = self.stack.anvil.rpc("eth_getRawTransactionByHash", json!([hash])).await.unwrap();
+        assert!(raw.is_string(), "{hash} is known");
+        raw
+    }
+
     /// What somebody else with our key sends.
-    async fn foreign(&self, target: &Target) -> Bytes {
+    pub(crate) async fn foreign(&self, target: &Target) -> Bytes {
         let client = good_client(&self.stack.kms).await;
         let key = KmsSigner::with_client(client, target.key.clone(), 84_532).await.unwrap();
         let transaction = TxEip1559 {
@@ -417,7 +438,12 @@ impl Lane {
     }
 
     /// Mines until the case's settlement is as it should be.
-    async fn until(&self, what: &str, payment: &Payment, check: impl Fn(&Settlement) -> bool) {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        payment: &Payment,
+        check: impl Fn(&Settlement) -> bool,
+    ) {
         self.mining(what, || async {
             let settlement = settlement_of(&self.database, &payment.draft.authorization).await;
             settlement.is_some_and(|settlement| check(&settlement))
@@ -426,7 +452,11 @@ impl Lane {
     }
 
     /// Mines a block whenever `check` says no.
-    async fn mining<F: Future<Output = bool>>(&self, what: &str, mut check: impl FnMut() -> F) {
+    pub(crate) async fn mining<F: Future<Output = bool>>(
+        &self,
+        what: &str,
+        mut check: impl FnMut() -> F,
+    ) {
         let deadline = Instant::now() + PATIENCE;
         while !check().await {
             assert!(Instant::now() < deadline, "never happened: {what}: {}", self.daemon.tail());
@@ -436,7 +466,7 @@ impl Lane {
     }
 
     /// One block. The keeper has read it when this returns.
-    async fn mine(&self) {
+    pub(crate) async fn mine(&self) {
         self.stack.anvil.rpc("evm_mine", json!([])).await.unwrap();
         let head = chain(&self.stack).head(BlockTag::Latest).await.unwrap().number();
         self.waiting("the block is read", || async {
@@ -458,15 +488,15 @@ impl Lane {
     }
 
     /// Everything that somebody was called for so far.
-    fn alarms(&self) -> Vec<String> {
+    pub(crate) fn alarms(&self) -> Vec<String> {
         let log = self.daemon.logged();
         log.lines().filter(|line| line.contains("ALARM")).map(str::to_owned).collect()
     }
 }
 
 /// The transaction that a case is about.
-struct Target {
-    key: String,
-    hash: B256,
-    nonce: u64,
+pub(crate) struct Target {
+    pub(crate) key: String,
+    pub(crate) hash: B256,
+    pub(crate) nonce: u64,
 }

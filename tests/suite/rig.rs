@@ -106,7 +106,7 @@ impl Rig {
         assert!(self.proxy.is_spent(), "a fault that was ordered never struck");
         self.proxy.heal();
         through(&self.stack, &self.database, self.paid).await;
-        assert_eq!(u64::from(self.stack.provider.calls()), self.paid, "each was served once");
+        assert_eq!(self.stack.provider.calls(), self.paid, "each was served once");
         let log = self.daemon.logged();
         assert!(!log.contains("ALARM"), "nobody needed to be called: {}", self.daemon.tail());
         assert_eq!(self.proxy.overflowed(), 0, "a pool would have refused a transaction");
