@@ -9,6 +9,7 @@
 
 mod abi;
 mod accidents;
+mod booked;
 mod boot;
 mod docs;
 mod edge;

@@ -11,7 +11,6 @@ use crate::{
     x402::MicroUsdc,
 };
 use alloy::primitives::{Address, B256, U256};
-use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
@@ -80,8 +79,7 @@ impl Reconciler {
         let next = end.min(from.saturating_add(MAX_BLOCKS));
         let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
         let start = from.saturating_sub(LOOK_BACK).max(first_block);
-        let booked: BTreeSet<_> =
-            tx.booked_since(chain_id, address, start).await?.into_iter().collect();
+        let booked = tx.booked_since(chain_id, address, start).await?;
         let mut entries = Vec::new();
         entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
         entries
@@ -89,8 +87,15 @@ impl Reconciler {
         entries.extend(
             tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
+        // A reorg deeper than the confirmations may have moved a booked transaction to another
+        // block, its logs to other places: it is booked all the same.
         entries.retain(|entry| {
-            entry.moves_money() && !booked.contains(&(entry.at().tx_hash, entry.at().log_index))
+            let at = entry.at();
+            let is_booked = booked.iter().any(|(tx_hash, log_index, block_hash)| {
+                *tx_hash == at.tx_hash
+                    && (*log_index == at.log_index || *block_hash != at.block_hash)
+            });
+            entry.moves_money() && !is_booked
         });
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {
