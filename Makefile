@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. Nothing but Rust, a C compiler, Node 20 and make must be
 # there; everything else comes from the package registries into this clone.
 
-.PHONY: demo test lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
+.PHONY: demo test test-deep lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
 # Most of a whole-system test is waiting for blocks.
@@ -26,6 +26,11 @@ test: $(TOOLS)
 	node tests/gas-tables.mjs
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES)
+
+# What takes minutes: a reorg of every kind at every point of a payment's way.
+test-deep: $(TOOLS)
+	cargo build --locked $(FEATURES)
+	cargo test --locked $(FEATURES) --test suite -- --ignored a_reorg_of_every_kind
 
 lint: $(TOOLS)
 	cargo fmt --all --check

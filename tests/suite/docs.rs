@@ -68,3 +68,30 @@ fn links_lead_to_files() {
         }
     }
 }
+
+/// Every accident has a test that shows that it cannot happen here, or says why it does not apply.
+#[test]
+fn every_accident_has_its_test() {
+    let root = tools().root().to_owned();
+    let sources = [root.join("tests/suite"), root.join("keeper/src")];
+    let sources: String = sources
+        .iter()
+        .flat_map(|folder| files(folder))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let text = fs::read_to_string(root.join("docs/accidents.md")).unwrap();
+    let mut number = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.contains("| number")) {
+        let [_, found, _, why, tests, _] = row.split('|').collect::<Vec<_>>()[..] else {
+            panic!("not a row: {row}");
+        };
+        number += 1;
+        assert_eq!(found.trim(), number.to_string());
+        let names: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty() || why.contains("Does not apply"), "{number} has no test");
+        for name in names {
+            assert!(sources.contains(&format!("fn {name}()")), "{number}: there is no {name}");
+        }
+    }
+    assert_eq!(number, 35);
+}

@@ -153,7 +153,7 @@ async fn settler(kms: &KmsDouble, max_per_minute: u32) -> (Signer, Address) {
     (signer(kms, &arn, Policy::settler(SPLITTER), max_per_minute).await.unwrap(), address)
 }
 
-async fn signer(
+pub(crate) async fn signer(
     kms: &KmsDouble,
     key: &str,
     policy: Policy,

@@ -8,10 +8,13 @@
 )]
 
 mod abi;
+mod accidents;
+mod booked;
 mod boot;
 mod chain;
 mod docs;
 mod edge;
+mod faults;
 mod finality;
 mod hints;
 mod hostile;
@@ -20,11 +23,14 @@ mod ledger;
 mod orders;
 mod quarantine;
 mod reorg;
+mod reorgs;
 mod replacement;
 mod restart;
+mod rig;
 mod scripts;
 mod send;
 mod signing;
 mod spending;
 mod support;
+mod surplus;
 mod way;

@@ -8,7 +8,7 @@ use keeper::{
     ledger::Settlement,
     lifecycle::{KeeperState, Status},
 };
-use sandbox::{AnvilOptions, PRICE_MICRO, RpcFault, RpcProxy, Stack, StackOptions};
+use sandbox::{AnvilOptions, Fault, PRICE_MICRO, RpcProxy, Rule, Stack, StackOptions};
 use serde_json::{Value, json};
 
 /// Micro-USDC of every test's payer.
@@ -140,12 +140,12 @@ async fn a_node_without_logs_is_not_believed() {
     let payer = stack.agent(FUNDS).await.unwrap();
     let first = Draft::new(&payer, stack.contracts.splitter);
     assert_eq!(invoke(&daemon.url, &call("blind-1"), Some(&first.header())).await.status, 200);
-    proxy.set_fault(RpcFault::NoLogs);
+    proxy.add(Rule::new("eth_getLogs", Fault::EMPTY));
     eventually("it notices", || async { daemon.logged().contains("the node contradicts itself") })
         .await;
     assert!(settlements(&stack, &database).await[0].status.is_paid());
     assert!(!daemon.logged().contains("lost its block"));
-    proxy.set_fault(RpcFault::None);
+    proxy.heal();
     through(&stack, &database, 1).await;
 }
 
@@ -158,7 +158,8 @@ async fn behind_the_chain_nothing_is_sold() {
     let through_proxy = |config: String| config.replace(stack.anvil.url(), proxy.url());
     let mut daemon = stack.spawn(&keeper(), &database, &[], through_proxy).await.unwrap();
     daemon.ready().await.unwrap();
-    proxy.set_fault(RpcFault::RefusesLogs);
+    let refusal = Fault::Refused(-32005, "query returned more than 0 results");
+    proxy.add(Rule::new("eth_getLogs", refusal));
     stack.anvil.rpc("anvil_mine", json!(["0x14", "0x0"])).await.unwrap();
     let draft = Draft::new(&stack.agent(FUNDS).await.unwrap(), stack.contracts.splitter);
     eventually("it is not ready", || async {
@@ -172,7 +173,7 @@ async fn behind_the_chain_nothing_is_sold() {
     assert!(tally(&database, "x402_settlements", "status").await.is_empty());
     let puller = chain(&stack).transaction_count(stack.puller.1, BlockTag::Latest).await.unwrap();
     assert_eq!(puller, 0);
-    proxy.set_fault(RpcFault::None);
+    proxy.heal();
     daemon.ready().await.unwrap();
     let head = chain(&stack).head(BlockTag::Latest).await.unwrap();
     let mut draft = draft;

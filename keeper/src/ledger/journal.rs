@@ -163,6 +163,7 @@ pub struct Account {
 struct Booked {
     tx_hash: Option<String>,
     log_index: Option<i64>,
+    block_hash: Option<String>,
 }
 
 impl Tx {
@@ -232,25 +233,26 @@ impl Tx {
             .ok_or_else(|| LedgerError::Conflict(format!("account {text}")))
     }
 
-    /// Which logs from a block on are booked: transaction and log index.
+    /// Which logs from a block on are booked: transaction, log index, and the block that it was then.
     pub async fn booked_since(
         &mut self,
         chain_id: u64,
         splitter: Address,
         from: u64,
-    ) -> Result<Vec<(B256, u64)>> {
-        const SELECT: &str = "SELECT tx_hash, log_index FROM journals j
+    ) -> Result<Vec<(B256, u64, B256)>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_hash FROM journals j
             WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3
             AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
         let chain = bigint("chain id", chain_id)?;
         let from = bigint("block number", from)?;
         let rows = fetch_all!(self, Booked, SELECT, chain, hex(splitter), from)?;
         rows.into_iter()
-            .filter_map(|row| Some((row.tx_hash?, row.log_index?)))
-            .map(|(tx_hash, index)| {
+            .filter_map(|row| Some((row.tx_hash?, row.log_index?, row.block_hash?)))
+            .map(|(tx_hash, index, block_hash)| {
                 Ok((
                     super::columns::hash("journals.tx_hash", &tx_hash)?,
                     unsigned("journals.log_index", index)?,
+                    super::columns::hash("journals.block_hash", &block_hash)?,
                 ))
             })
             .collect()

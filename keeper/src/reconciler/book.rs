@@ -12,12 +12,14 @@ use crate::{
     x402::MicroUsdc,
 };
 use alloy::primitives::{Address, B256, U256};
-use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
 const MAX_BLOCKS: u64 = 500;
 const MAX_ENTRIES: usize = 500;
+/// Blocks behind the cursor that are looked at again, as far as the watcher reads behind them: a
+/// node's logs may appear later than their blocks.
+const LOOK_BACK: u64 = 24;
 /// Blocks after which it is strange that the driver has not found a record.
 const LONG: u64 = 30;
 
@@ -77,17 +79,24 @@ impl Reconciler {
         }
         let next = end.min(from.saturating_add(MAX_BLOCKS));
         let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
-        let booked: BTreeSet<_> =
-            tx.booked_since(chain_id, address, from).await?.into_iter().collect();
+        let start = from.saturating_sub(LOOK_BACK).max(first_block);
+        let booked = tx.booked_since(chain_id, address, start).await?;
         let mut entries = Vec::new();
-        entries.extend(tx.pulls(chain_id, address, from, to).await?.into_iter().map(Entry::Pull));
+        entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
         entries
-            .extend(tx.payouts(chain_id, address, from, to).await?.into_iter().map(Entry::Payout));
+            .extend(tx.payouts(chain_id, address, start, to).await?.into_iter().map(Entry::Payout));
         entries.extend(
-            tx.splitter_logs(chain_id, address, from, to).await?.into_iter().map(Entry::Log),
+            tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
+        // A reorg deeper than the confirmations may have moved a booked transaction to another
+        // block, its logs to other places: it is booked all the same.
         entries.retain(|entry| {
-            entry.moves_money() && !booked.contains(&(entry.at().tx_hash, entry.at().log_index))
+            let at = entry.at();
+            let is_booked = booked.iter().any(|(tx_hash, log_index, block_hash)| {
+                *tx_hash == at.tx_hash
+                    && (*log_index == at.log_index || *block_hash != at.block_hash)
+            });
+            entry.moves_money() && !is_booked
         });
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Everything around the keeper that a demo or a test needs, on this machine alone: a local Base
 //! ([`Anvil`]), the contracts on it ([`Contracts`]), a double of AWS KMS ([`KmsDouble`]), a
 //! throwaway PostgreSQL ([`Postgres`]) and a provider to sell something ([`SampleProvider`]); a
-//! [`Stack`] is all of them at once, with a daemon's configuration. [`RpcProxy`] makes a node lie.
+//! [`Stack`] is all of them at once, with a daemon's configuration. [`RpcProxy`] makes a node fail.
 //!
 //! The real thing runs wherever it can be had. Two doubles exist because theirs cannot: KMS and
 //! Circle's USDC; both are as strict as what they stand for.
@@ -17,6 +17,7 @@ mod provider;
 mod proxy;
 mod scripted;
 mod stack;
+mod stale;
 mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
@@ -24,7 +25,7 @@ pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled}
 pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;
-pub use proxy::{RpcFault, RpcProxy};
+pub use proxy::{Fault, POOL_LIMIT, RpcProxy, Rule};
 pub use scripted::ScriptedRpc;
 pub use stack::{Daemon, KeyPlace, PRICE_MICRO, Stack, StackOptions};
 pub use tools::Tools;

@@ -1,30 +1,135 @@
-//! A JSON-RPC endpoint that lies.
+//! A JSON-RPC endpoint that fails as nodes and the ways to them do. It stands between the keeper and
+//! the chain; without a rule it passes everything on.
+//!
+//! One thing it is always: as strict as a public node. Anvil takes any number of transactions of one
+//! sender, others take sixteen.
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::post};
+use crate::stale::Stale;
+use alloy::{
+    consensus::{Transaction, TxEnvelope, transaction::SignerRecoverable},
+    eips::eip2718::Decodable2718,
+    primitives::{Bytes, U64},
+};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use serde_json::{Value, json};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
-/// What is wrong with the node behind an [`RpcProxy`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RpcFault {
-    /// Nothing.
-    None,
-    /// It has lost its index of logs and says that there are none.
-    NoLogs,
-    /// It refuses to search for logs.
-    RefusesLogs,
+/// Transactions of one sender that a node's pool takes.
+pub const POOL_LIMIT: u64 = 16;
+
+/// What goes wrong with a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// It never reaches the node: the connection is cut.
+    Dropped,
+    /// The node gets it; instead of the answer the connection is cut.
+    AnswerLost,
+    /// The node gets it; a gateway answers 504 in its place.
+    TimedOut,
+    /// The node's answer takes so much longer; others overtake it.
+    Delayed(Duration),
+    /// It never reaches the node: this HTTP status.
+    Status(u16),
+    /// It never reaches the node: this JSON-RPC error.
+    Refused(i64, &'static str),
+    /// The node gets it; the caller gets this JSON-RPC error.
+    Denied(i64, &'static str),
+    /// The node's result is changed on its way. The first argument has the request's parameters.
+    Changed(fn(&Value, &mut Value)),
 }
 
+impl Fault {
+    /// The node says that there is no such thing.
+    pub const NULL: Self = Self::Changed(|_, result| *result = Value::Null);
+    /// The node says that there is nothing.
+    pub const EMPTY: Self = Self::Changed(|_, result| *result = json!([]));
+    /// The node lists what it has the wrong way round.
+    pub const REVERSED: Self = Self::Changed(|_, result| {
+        if let Some(list) = result.as_array_mut() {
+            list.reverse();
+        }
+    });
+}
+
+/// Which requests a fault hits.
 #[derive(Debug)]
-struct Node {
+pub struct Rule {
+    method: &'static str,
+    fault: Fault,
+    /// Every how many requests of the method.
+    every: u64,
+    /// How many more; `None` is until the proxy is healed.
+    left: Option<u64>,
+    seen: u64,
+}
+
+impl Rule {
+    /// Every request of a method, until the proxy is healed.
+    pub const fn new(method: &'static str, fault: Fault) -> Self {
+        Self { method, fault, every: 1, left: None, seen: 0 }
+    }
+
+    /// Only the next so many.
+    pub const fn times(mut self, times: u64) -> Self {
+        self.left = Some(times);
+        self
+    }
+
+    /// Only every so many.
+    pub const fn every(mut self, every: u64) -> Self {
+        self.every = every;
+        self
+    }
+
+    /// Whether it hits this request.
+    const fn hits(&mut self) -> bool {
+        if matches!(self.left, Some(0)) {
+            return false;
+        }
+        self.seen = self.seen.saturating_add(1);
+        if self.every == 0 || !self.seen.is_multiple_of(self.every) {
+            return false;
+        }
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+        }
+        true
+    }
+}
+
+/// What the proxy knows.
+#[derive(Debug, Default)]
+struct Book {
+    /// The first rule that hits a request counts.
+    rules: Vec<Rule>,
+    stale: Option<Stale>,
+    struck: BTreeMap<String, u64>,
+    most_pending: u64,
+    overflowed: u64,
+}
+
+pub(crate) struct Node {
     client: reqwest::Client,
     target: String,
-    fault: AtomicU8,
+    book: Mutex<Book>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// A running proxy in front of a node; it ends with this value.
@@ -39,9 +144,10 @@ impl RpcProxy {
     /// Starts it on a free port.
     pub async fn start(target: &str) -> eyre::Result<Self> {
         let node = Arc::new(Node {
-            client: reqwest::Client::new(),
+            // A connection ends with the runtime that opened it, and tests have one each.
+            client: reqwest::Client::builder().pool_max_idle_per_host(0).build()?,
             target: target.to_owned(),
-            fault: AtomicU8::new(RpcFault::None as u8),
+            book: Mutex::default(),
         });
         let app = Router::new().route("/", post(answer)).with_state(Arc::clone(&node));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -59,9 +165,49 @@ impl RpcProxy {
         &self.url
     }
 
-    /// From now on this is wrong.
-    pub fn set_fault(&self, fault: RpcFault) {
-        self.node.fault.store(fault as u8, Ordering::SeqCst);
+    /// One more thing that goes wrong. Earlier rules come first.
+    pub fn add(&self, rule: Rule) {
+        self.node.book().rules.push(rule);
+    }
+
+    /// The next request of a method fails, after those of earlier rules.
+    pub fn next(&self, method: &'static str, fault: Fault) {
+        self.add(Rule::new(method, fault).times(1));
+    }
+
+    /// From now on every request is answered by a node that has stopped at the present head, or
+    /// only every so many: a load balancer with a lame node behind it.
+    pub async fn freeze(&self, every: u64) -> eyre::Result<()> {
+        let stale = Stale::at_head(&self.node, every).await?;
+        self.node.book().stale = Some(stale);
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&self) {
+        let mut book = self.node.book();
+        book.rules.clear();
+        book.stale = None;
+    }
+
+    /// How many requests of a method were struck by a rule so far.
+    pub fn struck(&self, method: &str) -> u64 {
+        self.node.book().struck.get(method).copied().unwrap_or(0)
+    }
+
+    /// Whether every rule with a count has been used up.
+    pub fn is_spent(&self) -> bool {
+        self.node.book().rules.iter().all(|rule| matches!(rule.left, None | Some(0)))
+    }
+
+    /// The most transactions of one sender that were in the node's pool at once.
+    pub fn most_pending(&self) -> u64 {
+        self.node.book().most_pending
+    }
+
+    /// Transactions that were refused because their sender had [`POOL_LIMIT`] in the pool.
+    pub fn overflowed(&self) -> u64 {
+        self.node.book().overflowed
     }
 }
 
@@ -71,25 +217,97 @@ impl Drop for RpcProxy {
     }
 }
 
-async fn answer(
-    State(node): State<Arc<Node>>,
-    Json(request): Json<Value>,
-) -> axum::response::Response {
-    let fault = node.fault.load(Ordering::SeqCst);
-    let id = &request["id"];
-    if request["method"] == "eth_getLogs" {
-        if fault == RpcFault::NoLogs as u8 {
-            return Json(json!({"jsonrpc": "2.0", "id": id, "result": []})).into_response();
+impl Node {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fault of the first rule that hits.
+    fn fault(&self, method: &str) -> Option<Fault> {
+        let mut book = self.book();
+        let mut rules = book.rules.iter_mut().filter(|rule| rule.method == method);
+        let fault = rules.find_map(|rule| rule.hits().then_some(rule.fault))?;
+        let struck = book.struck.entry(method.to_owned()).or_default();
+        *struck = struck.saturating_add(1);
+        Some(fault)
+    }
+
+    /// What the node, or its stale neighbour, answers.
+    async fn ask(&self, request: &Value) -> eyre::Result<Value> {
+        if request["method"] == "eth_sendRawTransaction"
+            && let Some(error) = self.refuse_overflow(request).await?
+        {
+            return Ok(reply(request, "error", error));
         }
-        if fault == RpcFault::RefusesLogs as u8 {
-            let error = json!({"code": -32005, "message": "query returned more than 0 results"});
-            return Json(json!({"jsonrpc": "2.0", "id": id, "error": error})).into_response();
+        let stale = self.book().stale.as_mut().and_then(Stale::turn);
+        match stale {
+            Some(stale) => stale.answer(self, request).await,
+            None => self.forward(request).await,
         }
     }
-    let forwarded =
-        async { node.client.post(&node.target).json(&request).send().await?.json::<Value>().await };
-    match forwarded.await {
-        Ok(answer) => Json(answer).into_response(),
-        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+
+    /// Asks the node.
+    pub(crate) async fn forward(&self, request: &Value) -> eyre::Result<Value> {
+        Ok(self.client.post(&self.target).json(request).send().await?.json().await?)
     }
+
+    /// The pool of every node but anvil's.
+    async fn refuse_overflow(&self, request: &Value) -> eyre::Result<Option<Value>> {
+        let raw: Bytes = serde_json::from_value(request["params"][0].clone())?;
+        let transaction = TxEnvelope::decode_2718_exact(&raw)?;
+        let sender = transaction.recover_signer()?;
+        let count = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionCount",
+                           "params": [sender, "latest"]});
+        let count: U64 = serde_json::from_value(self.forward(&count).await?["result"].take())?;
+        let pending = transaction.nonce().saturating_add(1).saturating_sub(count.to());
+        let mut book = self.book();
+        if pending > POOL_LIMIT {
+            book.overflowed = book.overflowed.saturating_add(1);
+            return Ok(Some(json!({"code": -32000, "message": "txpool is full"})));
+        }
+        book.most_pending = book.most_pending.max(pending);
+        Ok(None)
+    }
+}
+
+/// A JSON-RPC answer.
+pub(crate) fn reply(request: &Value, field: &str, value: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": request["id"], field: value})
+}
+
+async fn answer(State(node): State<Arc<Node>>, Json(request): Json<Value>) -> Response {
+    let fault = node.fault(request["method"].as_str().unwrap_or_default());
+    let error = |code, message| {
+        Json(reply(&request, "error", json!({"code": code, "message": message}))).into_response()
+    };
+    match fault {
+        Some(Fault::Dropped) => cut(),
+        Some(Fault::Status(status)) => {
+            return StatusCode::from_u16(status).unwrap_or_default().into_response();
+        }
+        Some(Fault::Refused(code, message)) => return error(code, message),
+        _ => {}
+    }
+    let mut answer = match node.ask(&request).await {
+        Ok(answer) => answer,
+        Err(error) => return (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    };
+    match fault {
+        Some(Fault::AnswerLost) => cut(),
+        Some(Fault::TimedOut) => return StatusCode::GATEWAY_TIMEOUT.into_response(),
+        Some(Fault::Denied(code, message)) => return error(code, message),
+        Some(Fault::Delayed(delay)) => tokio::time::sleep(delay).await,
+        Some(Fault::Changed(change)) => {
+            if let Some(result) = answer.get_mut("result") {
+                change(&request["params"], result);
+            }
+        }
+        _ => {}
+    }
+    Json(answer).into_response()
+}
+
+/// Ends the connection without a word. A server has no other way to do that than to end its task.
+fn cut() -> ! {
+    std::panic::resume_unwind(Box::new("cut"))
 }
