@@ -28,7 +28,11 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
@@ -60,6 +64,10 @@ impl KmsCredentials {
 #[derive(Debug)]
 struct Keys {
     credentials: KmsCredentials,
+    /// How long a signature takes.
+    delay: Mutex<Duration>,
+    /// Signatures that are being made.
+    signing: AtomicU64,
     keys: Mutex<BTreeMap<String, SigningKey>>,
 }
 
@@ -80,7 +88,12 @@ impl KmsDouble {
             access_key_id: "AKIAKMSDOUBLE0000000".to_owned(),
             secret_access_key: BASE64_STANDARD.encode(secret),
         };
-        let state = Arc::new(Keys { credentials, keys: Mutex::default() });
+        let state = Arc::new(Keys {
+            credentials,
+            delay: Mutex::default(),
+            signing: AtomicU64::new(0),
+            keys: Mutex::default(),
+        });
         let app = Router::new().route("/", post(answer)).with_state(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -108,6 +121,16 @@ impl KmsDouble {
         let (_, key) =
             self.state.key(&arn).map_err(|Failure(kind, what)| eyre::eyre!("{kind}: {what}"))?;
         Ok((arn, Address::from_public_key(key.verifying_key())))
+    }
+
+    /// From now on a signature takes so long.
+    pub fn set_delay(&self, delay: Duration) {
+        *self.state.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
+    }
+
+    /// How many signatures are being made right now.
+    pub fn signing(&self) -> u64 {
+        self.state.signing.load(Ordering::SeqCst)
     }
 
     /// Credentials that it accepts.
@@ -144,7 +167,13 @@ async fn answer(
         Some("CreateKey") => state.create_key(&parse(&body)?),
         Some("DescribeKey") => state.describe_key(&parse(&body)?),
         Some("GetPublicKey") => state.get_public_key(&parse(&body)?),
-        Some("Sign") => state.sign(&parse(&body)?),
+        Some("Sign") => {
+            let delay = *state.delay.lock().unwrap_or_else(PoisonError::into_inner);
+            state.signing.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(delay).await;
+            state.signing.fetch_sub(1, Ordering::SeqCst);
+            state.sign(&parse(&body)?)
+        }
         _ => Err(Failure("UnknownOperationException", format!("{target} is not doubled"))),
     }?;
     Ok(([("content-type", "application/x-amz-json-1.1")], answer.to_string()).into_response())

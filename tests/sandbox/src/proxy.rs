@@ -1,9 +1,13 @@
 //! A JSON-RPC endpoint that lies.
 
+use alloy::{
+    hex,
+    primitives::{B256, keccak256},
+};
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::post};
 use serde_json::{Value, json};
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU8, Ordering},
 };
 use tokio::net::TcpListener;
@@ -25,6 +29,7 @@ struct Node {
     client: reqwest::Client,
     target: String,
     fault: AtomicU8,
+    sent: Mutex<Vec<B256>>,
 }
 
 /// A running proxy in front of a node; it ends with this value.
@@ -42,6 +47,7 @@ impl RpcProxy {
             client: reqwest::Client::new(),
             target: target.to_owned(),
             fault: AtomicU8::new(RpcFault::None as u8),
+            sent: Mutex::default(),
         });
         let app = Router::new().route("/", post(answer)).with_state(Arc::clone(&node));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -57,6 +63,11 @@ impl RpcProxy {
     /// Where it listens.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Hashes of the transactions that were handed to the node through it, in order.
+    pub fn sent(&self) -> Vec<B256> {
+        self.node.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on this is wrong.
@@ -77,6 +88,11 @@ async fn answer(
 ) -> axum::response::Response {
     let fault = node.fault.load(Ordering::SeqCst);
     let id = &request["id"];
+    if request["method"] == "eth_sendRawTransaction" {
+        let raw = request["params"][0].as_str().unwrap_or_default();
+        let hash = keccak256(hex::decode(raw).unwrap_or_default());
+        node.sent.lock().unwrap_or_else(PoisonError::into_inner).push(hash);
+    }
     if request["method"] == "eth_getLogs" {
         if fault == RpcFault::NoLogs as u8 {
             return Json(json!({"jsonrpc": "2.0", "id": id, "result": []})).into_response();
