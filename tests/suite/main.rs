@@ -9,6 +9,7 @@
 
 mod abi;
 mod boot;
+mod crash;
 mod docs;
 mod edge;
 mod hostile;
