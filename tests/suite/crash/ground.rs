@@ -10,7 +10,7 @@ use alloy::{
 use keeper::ledger::Ledger;
 use sandbox::{AnvilOptions, Daemon, Stack, StackOptions};
 use serde_json::{Value, json};
-use std::{future::Future, time::Duration};
+use std::{cell::Cell, future::Future, time::Duration};
 use tokio::sync::Mutex;
 
 /// Micro-USDC of the payer.
@@ -18,7 +18,9 @@ pub(super) const FUNDS: u64 = 1_000_000;
 /// Ether that lasts.
 const RICH: U256 = U256::from_limbs([1_000_000_000_000_000_000, 0, 0, 0]);
 /// Between two blocks.
-const BLOCK_TIME: Duration = Duration::from_millis(200);
+const FAST: Duration = Duration::from_millis(200);
+/// Between two blocks, when what is true for a few of them only must be seen by a busy machine.
+const SLOW: Duration = Duration::from_secs(1);
 /// A base fee at which what was signed before cannot be mined, wei.
 const DEAR: &str = "0x12a05f200";
 
@@ -37,6 +39,8 @@ pub(super) struct Ground {
     postgres: String,
     /// The chain's beginning.
     snapshot: Mutex<Value>,
+    /// Between two blocks.
+    block_time: Cell<Duration>,
     /// Whether blocks are mined. Whoever holds it stands between two blocks.
     mining: Mutex<bool>,
 }
@@ -55,6 +59,7 @@ impl Ground {
             payer,
             postgres: postgres().await,
             snapshot: Mutex::new(snapshot),
+            block_time: Cell::new(FAST),
             mining: Mutex::new(true),
         }
     }
@@ -66,7 +71,7 @@ impl Ground {
                 if *self.mining.lock().await {
                     self.stack.anvil.rpc("evm_mine", json!([])).await.unwrap();
                 }
-                tokio::time::sleep(BLOCK_TIME).await;
+                tokio::time::sleep(self.block_time.get()).await;
             }
         };
         tokio::select! {
@@ -78,6 +83,11 @@ impl Ground {
     /// Begins or ends mining; no block is on its way when this returns.
     pub(super) async fn mine(&self, on: bool) {
         *self.mining.lock().await = on;
+    }
+
+    /// From now on blocks come slowly, or fast again.
+    pub(super) fn set_slow(&self, slow: bool) {
+        self.block_time.set(if slow { SLOW } else { FAST });
     }
 
     /// Takes the chain back to its beginning and gives out an empty database with the schema.

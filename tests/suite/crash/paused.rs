@@ -15,6 +15,9 @@ use std::{
 /// How long a stale leader is watched.
 const WATCHED: Duration = Duration::from_secs(2);
 
+/// How long a signature takes; the keeper asks again after one and a half seconds.
+const KMS_DELAY: Duration = Duration::from_millis(800);
+
 /// Everything that was ever signed, and every account nonce with the epoch that allocated it.
 async fn signed(database: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let allocated = "signer || ' ' || account_nonce || ' ' || epoch";
@@ -50,7 +53,10 @@ async fn paused(ground: &Ground, failpoint: &str) {
     assert!(stale.logged().contains("leading") && !leader.logged().contains("leading"));
 
     play.agent(&leader.url, &play.first).await;
-    assert!(stale.logged().contains(&format!("failpoint {failpoint}")), "{}", stale.tail());
+    eventually("the leader is paused", || async {
+        stale.logged().contains(&format!("failpoint {failpoint}"))
+    })
+    .await;
     play.settled(&leader, &play.first, 1).await;
     assert!(leader.logged().contains("leading"));
     let before = signed(&play.database).await;
@@ -110,7 +116,7 @@ async fn asked_to_stop_it_finishes_its_commits_and_hands_over() {
         let mut first = behind(&ground, &proxy, &play.database, None, "60s").await;
         let direct = RpcProxy::start(ground.stack.anvil.url()).await.unwrap();
         let mut next = behind(&ground, &direct, &play.database, None, "60s").await;
-        ground.stack.kms.set_delay(Duration::from_secs(2));
+        ground.stack.kms.set_delay(KMS_DELAY);
         let signing = async {
             eventually("KMS signs", || async { ground.stack.kms.signing() > 0 }).await;
             first.signal("TERM").await.unwrap();

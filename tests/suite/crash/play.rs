@@ -104,6 +104,8 @@ impl Case {
     pub(super) async fn play(&self, ground: &Ground) {
         let play = Play::new(self.to_string(), self.scene, ground, self.kind).await;
         play.before(self.scene).await;
+        // A transaction is included, and then safe, for four blocks each.
+        ground.set_slow(matches!(self.point, Point::Included | Point::Safe));
         let failpoint = self.failpoint();
         let mut daemon = ground.daemon(&play.database, Some(&failpoint)).await;
         if self.scene == Scene::Stopped {
@@ -112,6 +114,7 @@ impl Case {
             daemon.signal("TERM").await.unwrap();
         }
         play.end(&mut daemon, &failpoint).await;
+        ground.set_slow(false);
         let mut daemon = ground.daemon(&play.database, None).await;
         let after = tokio::time::timeout(PATIENCE, play.after(self.scene, &daemon.url));
         assert!(after.await.is_ok(), "{self}: no end: {}", daemon.tail());
