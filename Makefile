@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. Nothing but Rust, a C compiler, Node 20 and make must be
 # there; everything else comes from the package registries into this clone.
 
-.PHONY: demo test lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
+.PHONY: demo test test-deep lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
 # Most of a whole-system test is waiting for blocks.
@@ -26,6 +26,12 @@ test: $(TOOLS)
 	node tests/gas-tables.mjs
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES)
+
+# The whole crash matrix: every point, side, pass, scene and database; `make test` takes a part of it.
+test-deep: $(TOOLS)
+	$(FORGE) build
+	cargo build --locked $(FEATURES)
+	cargo test --locked $(FEATURES) --test suite -- --ignored crash::
 
 lint: $(TOOLS)
 	cargo fmt --all --check
