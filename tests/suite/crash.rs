@@ -1,14 +1,15 @@
 //! Killed before and after every commit and every send, on both databases: every payment is
 //! settled once all the same.
 
+mod case;
 mod ground;
 mod paused;
 mod play;
 mod source;
 
+use case::{Case, Scene};
 use ground::{Ground, Kind};
 use keeper::failpoint::Point;
-use play::{Case, Scene};
 use std::time::Instant;
 
 /// From which side of a point.

@@ -2,8 +2,9 @@
 //! does nothing new.
 
 use super::{
+    case::Scene,
     ground::{Ground, Kind},
-    play::{Play, Scene},
+    play::Play,
 };
 use crate::support::{eventually, tally};
 use sandbox::{Daemon, RpcProxy};

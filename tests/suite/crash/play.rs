@@ -1,7 +1,10 @@
-//! What happens in a case: what was before, what goes on around the daemon, and what must be true
-//! in the end.
+//! What happens in a case: what was before, what goes on around the daemon, and what must be true in
+//! the end.
 
-use super::ground::{FUNDS, Ground, Kind};
+use super::{
+    case::Scene,
+    ground::{FUNDS, Ground, Kind},
+};
 use crate::support::{
     Answer, Draft, PATIENCE, call, chain, eventually, on_chain, splitter_record, tally, tamper,
     unique,
@@ -12,7 +15,6 @@ use alloy::{
 };
 use keeper::{
     chain::BlockTag,
-    failpoint::Point,
     ledger::{Ledger, Order, OrderAction, Settlement, SettlementQuery},
     lifecycle::{KeeperState, Status},
     reconciler::reconcile,
@@ -21,7 +23,6 @@ use sandbox::{Daemon, PRICE_MICRO};
 use serde_json::{Value, json};
 use std::{
     cell::{Cell, OnceCell},
-    fmt,
     future::{Future, pending},
     time::Duration,
 };
@@ -29,105 +30,6 @@ use std::{
 sol! {
     function blacklist(address account);
     function unBlacklist(address account);
-}
-
-/// What goes on around the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scene {
-    /// One payment, blocks as they come.
-    Plain,
-    /// The pull's first envelope is too cheap; a replacement is mined.
-    Replaced,
-    /// The daemon takes over from one that was killed with a pull in the pool.
-    Takeover,
-    /// The daemon is asked to stop when the payment is served.
-    Stopped,
-    /// The provider was about to be called when the daemon was killed; the agent comes back.
-    Lost,
-    /// The same, but the agent does not come back in time.
-    Forgone,
-    /// The window closes before the pull has an account nonce.
-    Expired,
-    /// The pull would revert for a while.
-    Deferred,
-    /// The record has waited for long.
-    Late,
-    /// The pull has had no outcome for ten minutes.
-    Overdue,
-    /// The puller has no ether for a while.
-    Broke,
-    /// The window closes while the pull is in the pool.
-    Outrun,
-    /// The pull reverts on chain.
-    Reverted,
-    /// Somebody else's transaction takes the pull's account nonce.
-    Parked,
-    /// An operator orders more fees for the pull.
-    Ordered,
-    /// The puller's key has signed elsewhere while the daemon was down.
-    Quarantined,
-}
-
-impl Scene {
-    /// Whether the first payment is released, and a second one made instead.
-    const fn releases(self) -> bool {
-        matches!(self, Self::Expired | Self::Outrun | Self::Reverted | Self::Parked)
-    }
-
-    /// How many account nonces the puller has used in the end.
-    const fn pulls(self) -> u64 {
-        match self {
-            // Somebody else's, twelve that are occupied behind it, and the pull.
-            Self::Quarantined => 14,
-            Self::Outrun | Self::Reverted | Self::Parked => 2,
-            _ => 1,
-        }
-    }
-}
-
-/// Where the daemon dies, and in which scene.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Case {
-    pub(super) when: &'static str,
-    pub(super) point: Point,
-    pub(super) n: u32,
-    pub(super) scene: Scene,
-    pub(super) kind: Kind,
-}
-
-impl Case {
-    fn failpoint(&self) -> String {
-        format!("{}:{}:{}:kill", self.when, self.point, self.n)
-    }
-
-    /// Plays it: a daemon dies at the failpoint, another one goes on, and everything is done once.
-    pub(super) async fn play(&self, ground: &Ground) {
-        let play = Play::new(self.to_string(), self.scene, ground, self.kind).await;
-        play.before(self.scene).await;
-        // A transaction is included, and then safe, for four blocks each.
-        ground.set_slow(matches!(self.point, Point::Included | Point::Safe));
-        let failpoint = self.failpoint();
-        let mut daemon = ground.daemon(&play.database, Some(&failpoint)).await;
-        if self.scene == Scene::Stopped {
-            let served = tokio::time::timeout(PATIENCE, play.agent(&daemon.url, &play.first));
-            assert!(served.await.is_ok(), "{self}: not served: {}", daemon.tail());
-            daemon.signal("TERM").await.unwrap();
-        }
-        play.end(&mut daemon, &failpoint).await;
-        ground.set_slow(false);
-        let mut daemon = ground.daemon(&play.database, None).await;
-        let after = tokio::time::timeout(PATIENCE, play.after(self.scene, &daemon.url));
-        assert!(after.await.is_ok(), "{self}: no end: {}", daemon.tail());
-        play.check(self.scene, &daemon).await;
-        daemon.signal("KILL").await.unwrap();
-        daemon.wait().await.unwrap();
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {:?} on {:?}", self.failpoint(), self.scene, self.kind)
-    }
 }
 
 /// A payment of the agent, which it repeats until it is served.
@@ -171,7 +73,7 @@ impl<'a> Play<'a> {
     // ------------------------------------------------------------------------ before
 
     /// What was before the daemon that dies at the case's failpoint.
-    async fn before(&self, scene: Scene) {
+    pub(super) async fn before(&self, scene: Scene) {
         let ground = self.ground;
         match scene {
             Scene::Takeover | Scene::Parked => {
@@ -245,7 +147,7 @@ impl<'a> Play<'a> {
     // ------------------------------------------------------------------------ the crash
 
     /// Plays the scene until the daemon dies at the failpoint.
-    async fn end(&self, daemon: &mut Daemon, failpoint: &str) {
+    pub(super) async fn end(&self, daemon: &mut Daemon, failpoint: &str) {
         let url = daemon.url.clone();
         tokio::select! {
             () = self.during(&url) => {}
@@ -322,7 +224,7 @@ impl<'a> Play<'a> {
     }
 
     /// What goes on when the next daemon runs, until the agent is served.
-    async fn after(&self, scene: Scene, url: &str) {
+    pub(super) async fn after(&self, scene: Scene, url: &str) {
         let ground = self.ground;
         match scene {
             Scene::Replaced => both(self.agent(url, &self.first), self.replace()).await,
@@ -491,7 +393,7 @@ impl<'a> Play<'a> {
     }
 
     /// One pull, one record, one split, on the chain and in the ledger, and nothing besides.
-    async fn check(&self, scene: Scene, daemon: &Daemon) {
+    pub(super) async fn check(&self, scene: Scene, daemon: &Daemon) {
         let next = if scene.releases() { Some(self.instead(&daemon.url).await) } else { None };
         let paid = next.as_ref().unwrap_or(&self.first);
         self.settled(daemon, paid, scene.pulls()).await;
