@@ -27,10 +27,13 @@ test: $(TOOLS)
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES)
 
-# What takes minutes: a reorg of every kind at every point of a payment's way.
+# What takes long: the whole crash matrix, every reorg at every point of a payment's way, and two
+# million histories of the outbox's model; `make test` takes a part of each.
 test-deep: $(TOOLS)
+	$(FORGE) build
 	cargo build --locked $(FEATURES)
-	cargo test --locked $(FEATURES) --test suite -- --ignored a_reorg_of_every_kind
+	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind
+	KEEPER_HISTORIES=2000000 cargo test --locked $(FEATURES) -p keeper --lib histories
 
 lint: $(TOOLS)
 	cargo fmt --all --check

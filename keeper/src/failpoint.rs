@@ -159,4 +159,6 @@ fn reach(when: &str, point: Point) {
     if let Err(error) = kill_process(getpid(), signal) {
         eprintln!("failpoint {armed}: {error}");
     }
+    // A stop reaches this thread a moment later than the process.
+    std::thread::sleep(std::time::Duration::from_millis(200));
 }

@@ -12,6 +12,7 @@ mod accidents;
 mod booked;
 mod boot;
 mod chain;
+mod crash;
 mod docs;
 mod edge;
 mod faults;

@@ -96,6 +96,12 @@ pub(crate) async fn postgres() -> String {
     url
 }
 
+/// A PostgreSQL database that was used before, without anything in it.
+pub(crate) async fn on_a_fresh_schema(url: &str) -> String {
+    tamper(url, "DROP SCHEMA IF EXISTS jecp CASCADE").await.unwrap();
+    url.to_owned()
+}
+
 /// A hub that the tests share which only look at it from outside: a daemon on SQLite.
 pub(crate) struct Hub {
     pub(crate) stack: Stack,

@@ -126,7 +126,7 @@ impl Leader {
         let released = async {
             let mut tx = self.ledger.begin().await?;
             tx.release_lease(lease).await?;
-            tx.commit(Point::Renew).await
+            tx.commit(Point::Release).await
         };
         if let Err(error) = released.await {
             tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
@@ -144,7 +144,7 @@ impl Leader {
             let renewal = async {
                 let mut tx = self.ledger.begin().await?;
                 tx.renew_lease(lease, self.lease_time).await?;
-                tx.commit(Point::Release).await
+                tx.commit(Point::Renew).await
             };
             match renewal.await {
                 Ok(()) => renewed = Instant::now(),

@@ -8,7 +8,7 @@ use crate::stale::Stale;
 use alloy::{
     consensus::{Transaction, TxEnvelope, transaction::SignerRecoverable},
     eips::eip2718::Decodable2718,
-    primitives::{Bytes, U64},
+    primitives::{B256, Bytes, U64, keccak256},
 };
 use axum::{
     Json, Router,
@@ -118,6 +118,7 @@ struct Book {
     struck: BTreeMap<String, u64>,
     most_pending: u64,
     overflowed: u64,
+    sent: Vec<B256>,
 }
 
 pub(crate) struct Node {
@@ -205,6 +206,11 @@ impl RpcProxy {
         self.node.book().most_pending
     }
 
+    /// Hashes of the transactions that were handed to the node through it, in order.
+    pub fn sent(&self) -> Vec<B256> {
+        self.node.book().sent.clone()
+    }
+
     /// Transactions that were refused because their sender had [`POOL_LIMIT`] in the pool.
     pub fn overflowed(&self) -> u64 {
         self.node.book().overflowed
@@ -234,10 +240,12 @@ impl Node {
 
     /// What the node, or its stale neighbour, answers.
     async fn ask(&self, request: &Value) -> eyre::Result<Value> {
-        if request["method"] == "eth_sendRawTransaction"
-            && let Some(error) = self.refuse_overflow(request).await?
-        {
-            return Ok(reply(request, "error", error));
+        if request["method"] == "eth_sendRawTransaction" {
+            if let Some(error) = self.refuse_overflow(request).await? {
+                return Ok(reply(request, "error", error));
+            }
+            let raw: Bytes = serde_json::from_value(request["params"][0].clone())?;
+            self.book().sent.push(keccak256(&raw));
         }
         let stale = self.book().stale.as_mut().and_then(Stale::turn);
         match stale {

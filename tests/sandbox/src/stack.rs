@@ -306,6 +306,29 @@ timeout = "5s"
         arguments: &[&str],
         change: impl Fn(String) -> String,
     ) -> eyre::Result<Daemon> {
+        self.launch(keeper, database, arguments, None, change).await
+    }
+
+    /// Starts `keeper run` so that it ends or pauses itself at a failpoint, such as
+    /// `before:plan:1:kill`.
+    pub async fn spawn_armed(
+        &self,
+        keeper: &Path,
+        database: &str,
+        failpoint: &str,
+        change: impl Fn(String) -> String,
+    ) -> eyre::Result<Daemon> {
+        self.launch(keeper, database, &[], Some(failpoint), change).await
+    }
+
+    async fn launch(
+        &self,
+        keeper: &Path,
+        database: &str,
+        arguments: &[&str],
+        failpoint: Option<&str>,
+        change: impl Fn(String) -> String,
+    ) -> eyre::Result<Daemon> {
         fs::write(self.folder.join("catalogue.toml"), self.catalogue())?;
         for _ in 0..PORT_ATTEMPTS {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -318,6 +341,8 @@ timeout = "5s"
             order.arguments.extend(arguments.iter().map(Into::into));
             let credentials = self.kms.credentials().environment();
             order.environment = credentials.map(|(name, value)| (name, value.into())).to_vec();
+            let armed = failpoint.map(|failpoint| ("KEEPER_FAILPOINT", failpoint.into()));
+            order.environment.extend(armed);
             order.pid = Some(&pid);
             order.log = Some(fs::File::create(&log)?);
             let process = Guarded::spawn(order)?;
