@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. Nothing but Rust, a C compiler, Node 20 and make must be
 # there; everything else comes from the package registries into this clone.
 
-.PHONY: demo test lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
+.PHONY: demo test test-deep lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
 # Most of a whole-system test is waiting for blocks.
@@ -26,6 +26,10 @@ test: $(TOOLS)
 	node tests/gas-tables.mjs
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES)
+
+# The outbox against twenty times as many hostile histories. KEEPER_HISTORIES_SEED repeats a run.
+test-deep:
+	KEEPER_HISTORIES=$${KEEPER_HISTORIES:-2000000} cargo test --locked $(FEATURES) --lib -- histories
 
 lint: $(TOOLS)
 	cargo fmt --all --check

@@ -65,7 +65,8 @@ impl Outbox {
         let mut tx = self.ledger.begin().await?;
         // The mirror never goes back behind what is remembered as final.
         tx.set_finalized(&self.lease, self.chain_id, newest).await?;
-        let ended = tx.end_quarantine(&self.lease, self.chain_id, signer, finalized.number()).await?;
+        let ended =
+            tx.end_quarantine(&self.lease, self.chain_id, signer, finalized.number()).await?;
         if ended {
             tx.commit(Point::Quarantine).await?;
             tracing::warn!(%signer, "quarantine is over");

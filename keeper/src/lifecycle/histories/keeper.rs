@@ -7,9 +7,10 @@ use super::{
         AttemptKind, Cause, Chain, Effect, Fees, Limits, Market, Mined, Purse, Replacement,
         Sighting, TransactionState, Unmined, backoff, is_closed, is_closing, room,
     },
+    contracts::Content,
     sabotage::Sabotage,
     store::{Intent, Lease, Refused, Store, Write, newest},
-    world::{Checked, Content, Envelope, InBlock, World},
+    world::{Checked, Envelope, InBlock, World},
 };
 use alloy::primitives::B256;
 
@@ -23,7 +24,11 @@ const TYPICAL_GAS: u64 = 3;
 pub(super) enum Op {
     Write(Write),
     /// Hands bytes to the nodes; with what was known of the work's cause.
-    Send { transaction: usize, id: usize, has_cause: bool },
+    Send {
+        transaction: usize,
+        id: usize,
+        has_cause: bool,
+    },
 }
 
 /// Where an outbox is in its round.
@@ -315,7 +320,13 @@ impl Outbox {
     }
 
     /// Signs another envelope; it is committed, then sent.
-    pub(super) fn replace(&mut self, reach: &mut Reach<'_>, seen: &Seen, kind: AttemptKind, fees: Fees) -> Checked {
+    pub(super) fn replace(
+        &mut self,
+        reach: &mut Reach<'_>,
+        seen: &Seen,
+        kind: AttemptKind,
+        fees: Fees,
+    ) -> Checked {
         let limits = reach.store.signers[reach.signer].limits;
         let content = match (kind, seen.work) {
             (AttemptKind::First | AttemptKind::Bump, Some(work)) => work.content,
@@ -419,7 +430,9 @@ fn envelope(
     let (world, signer) = (&mut *reach.world, reach.signer);
     let signed_at = world.now + reach.skew;
     let id = world.sign(Envelope::new((signer, nonce), (content, kind, fees), signed_at));
-    world.tell(|_| format!("signer {signer}: envelope {id} is {content:?} at {nonce}, {kind}, {fees:?}"));
+    world.tell(|_| {
+        format!("signer {signer}: envelope {id} is {content:?} at {nonce}, {kind}, {fees:?}")
+    });
     Ok(id)
 }
 
@@ -433,4 +446,3 @@ fn check_allowed(limits: &Limits, purse: &Purse, cost: u64) -> Checked {
     }
     Ok(())
 }
-

@@ -2,9 +2,10 @@
 
 use super::{
     super::{AttemptKind, Cause, Mined, Sighting, TransactionState, Unmined},
+    contracts::Content,
     keeper::{Op, Outbox, Reach, Seen, market},
     store::Write,
-    world::{Checked, Content, InBlock},
+    world::{Checked, InBlock},
 };
 use alloy::primitives::B256;
 
@@ -65,7 +66,8 @@ impl Outbox {
         let is_ours = seen.work.is_some_and(|work| work.content == done);
         let kind = if is_ours { AttemptKind::First } else { AttemptKind::Noop };
         let InBlock { block, success, .. } = mined;
-        let sighting = Sighting { chain, mined: Some(Mined { hash: B256::ZERO, kind, block, success }) };
+        let sighting =
+            Sighting { chain, mined: Some(Mined { hash: B256::ZERO, kind, block, success }) };
         let (standing, _) = TransactionState::observe(seen.nonce, seen.work.is_some(), &sighting);
         let (transaction, known) = (seen.id, seen.state);
         self.ops.push(Op::Write(Write::Stand { transaction, known, standing, mined: owner }));

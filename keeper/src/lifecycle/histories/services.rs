@@ -3,9 +3,10 @@
 
 use super::{
     super::{IntentKind, IntentState, KeeperEvent, KeeperState, Status, StatusEvent},
+    contracts::{Content, PAYMENTS},
     sabotage::Sabotage,
     store::{Payment, Store},
-    world::{Content, PAYMENTS, World},
+    world::World,
 };
 
 impl Payment {
@@ -61,7 +62,8 @@ impl Store {
             if row.keeper == KeeperState::Split && !state.split[payment] {
                 row.go(KeeperEvent::SplitLost);
             }
-            if matches!(row.keeper, KeeperState::Recorded | KeeperState::Splitting) && records == 0 {
+            if matches!(row.keeper, KeeperState::Recorded | KeeperState::Splitting) && records == 0
+            {
                 row.go(KeeperEvent::RecordLost);
             }
             if row.keeper == KeeperState::None && row.status.is_paid() {
@@ -90,9 +92,8 @@ impl Store {
     }
 
     fn split(&mut self, world: &mut World, mirrored: u64) {
-        let is_recorded = |row: &Payment| {
-            matches!(row.keeper, KeeperState::Recorded | KeeperState::Splitting)
-        };
+        let is_recorded =
+            |row: &Payment| matches!(row.keeper, KeeperState::Recorded | KeeperState::Splitting);
         if !self.payments.iter().flatten().any(is_recorded) {
             for intent in &mut self.intents {
                 if intent.kind() == IntentKind::Split && intent.state == IntentState::Open {

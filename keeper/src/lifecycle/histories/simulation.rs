@@ -3,11 +3,12 @@
 
 use super::{
     super::{IntentKind, IntentState, KeeperState, Limits, Status, TransactionState},
+    contracts::{Content, PAYMENTS},
     keeper::{Outbox, Reach},
     orders::Order,
     sabotage::Sabotage,
     store::{Lease, Store},
-    world::{Checked, Content, PAYMENTS, World},
+    world::{Checked, World},
 };
 
 /// Wei of a signer when all is well.
@@ -272,9 +273,8 @@ impl Simulation {
             self.store.renew(lease, now);
         }
         for _ in 0..steps {
-            let held = self.with_outbox(process, signer, 20, |outbox, reach| {
-                outbox.step(reach, node)
-            })?;
+            let held =
+                self.with_outbox(process, signer, 20, |outbox, reach| outbox.step(reach, node))?;
             if held == Some(false) {
                 self.world.tell(|_| format!("process {process} finds that it does not lead"));
                 let skew = self.processes[process].skew;

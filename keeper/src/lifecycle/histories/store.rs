@@ -6,8 +6,9 @@ use super::{
         AttemptKind, Closed, Fees, IntentKind, IntentState, KeeperState, Limits, Purse, Standing,
         Status, TransactionState, certainly_free, knows_less,
     },
+    contracts::{Content, PAYMENTS},
     sabotage::Sabotage,
-    world::{Checked, Content, InBlock, PAYMENTS, World},
+    world::{Checked, InBlock, World},
 };
 use std::time::Duration;
 
@@ -109,29 +110,47 @@ pub(super) enum Refused {
 /// One SQL transaction.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Write {
-    Guard { finalized: u64 },
-    Adopt { seen: u64 },
+    Guard {
+        finalized: u64,
+    },
+    Adopt {
+        seen: u64,
+    },
     Close(Option<Closed>),
-    Expire { intent: usize },
-    Defer { intent: usize, delay: Duration },
-    Plan { intent: usize, cost: u64 },
-    Envelope { transaction: usize, id: usize },
-    Stand { transaction: usize, known: TransactionState, standing: Standing, mined: Option<InBlock> },
+    Expire {
+        intent: usize,
+    },
+    Defer {
+        intent: usize,
+        delay: Duration,
+    },
+    Plan {
+        intent: usize,
+        cost: u64,
+    },
+    Envelope {
+        transaction: usize,
+        id: usize,
+    },
+    Stand {
+        transaction: usize,
+        known: TransactionState,
+        standing: Standing,
+        mined: Option<InBlock>,
+    },
     Quarantine,
-    Occupy { seen: u64 },
-    EndQuarantine { finalized: u64 },
+    Occupy {
+        seen: u64,
+    },
+    EndQuarantine {
+        finalized: u64,
+    },
 }
 
 impl Store {
     pub(super) fn new(limits: Limits) -> Self {
-        let signer = Signer {
-            next: 0,
-            is_quarantined: false,
-            end: None,
-            closed: None,
-            epoch: 0,
-            limits,
-        };
+        let signer =
+            Signer { next: 0, is_quarantined: false, end: None, closed: None, epoch: 0, limits };
         Self {
             lease: Lease { holder: usize::MAX, epoch: 0 },
             expires: 0,
@@ -376,6 +395,7 @@ impl Store {
                     self.check_verdict(world, &row)?;
                 }
                 self.follow_up(transaction, standing, sabotage);
+                self.check_over(world, &self.transactions[transaction])?;
             }
             Write::Occupy { seen } => {
                 let end = match sabotage {
@@ -435,6 +455,16 @@ impl Store {
         }
     }
 
+    /// Work is over when the account nonce that did it, or gave it up, is gone for good.
+    fn check_over(&self, world: &World, row: &Transaction) -> Checked {
+        let state = self.work(row).map(|work| work.state);
+        let is_over = matches!(state, Some(IntentState::Done | IntentState::Cancelled));
+        match world.final_owner(row.signer, row.nonce) {
+            None if is_over => Err(format!("{state:?} with {row:?}, which is not final")),
+            _ => Ok(()),
+        }
+    }
+
     /// What is parked must be so: nothing says that an envelope of ours took the account nonce.
     pub(super) fn check_parked(&self, world: &World, row: &Transaction) -> Checked {
         let owner = world.final_owner(row.signer, row.nonce).and_then(|owner| {
@@ -475,7 +505,10 @@ impl Store {
 }
 
 /// Fees of an envelope that a store holds.
-pub(super) fn newest(world: &World, transaction: &Transaction) -> Option<(usize, AttemptKind, Fees)> {
+pub(super) fn newest(
+    world: &World,
+    transaction: &Transaction,
+) -> Option<(usize, AttemptKind, Fees)> {
     let id = *transaction.envelopes.last()?;
     let envelope = world.envelopes.get(id)?;
     Some((id, envelope.kind, envelope.fees))
