@@ -1,4 +1,6 @@
-//! The outbox against a hostile world, a hundred thousand times.
+//! The outbox against a hostile world, a hundred thousand times: the real decisions, and a model of
+//! everything around them. `docs/outbox-model.md` says what is modelled, what must hold, and which
+//! mistakes this has to find.
 
 mod contracts;
 mod keeper;
