@@ -149,6 +149,33 @@ async fn a_node_without_logs_is_not_believed() {
     through(&stack, &database, 1).await;
 }
 
+/// An endpoint that is further behind than finality takes nothing back: a ledger that was restored
+/// knows what was done from the mirror alone.
+#[tokio::test]
+async fn a_node_far_behind_is_not_believed() {
+    let stack = stack("far-behind", StackOptions::default()).await;
+    let database = stack.sqlite();
+    let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    let draft = Draft::new(&stack.agent(FUNDS).await.unwrap(), stack.contracts.splitter);
+    let snapshot = stack.anvil.rpc("evm_snapshot", json!([])).await.unwrap();
+    let paid = invoke(&daemon.url, &call("far-behind-1"), Some(&draft.header())).await;
+    assert_eq!(paid.status, 200, "{paid:?}");
+    through(&stack, &database, 1).await;
+    eventually("its transactions are final", || async {
+        let states = tally(&database, "transactions", "state").await;
+        states.get("finalized") == Some(&3)
+    })
+    .await;
+    // The chain stands still where it was before the payment.
+    stack.anvil.rpc("evm_setIntervalMining", json!([0])).await.unwrap();
+    revert(&stack, &snapshot).await;
+    eventually("it notices", || async { daemon.logged().contains("was final, and the newest") })
+        .await;
+    let settlement = settlements(&stack, &database).await.remove(0);
+    assert!(settlement.status.is_paid() && settlement.keeper_state == KeeperState::Split);
+    assert!(!daemon.logged().contains("lost its"), "{}", daemon.tail());
+}
+
 /// A mirror that falls behind closes the intake: what cannot be seen must not be sold.
 #[tokio::test]
 async fn behind_the_chain_nothing_is_sold() {

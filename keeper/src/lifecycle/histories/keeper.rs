@@ -7,9 +7,10 @@ use super::{
         AttemptKind, Cause, Chain, Effect, Fees, Limits, Market, Mined, Purse, Replacement,
         Sighting, TransactionState, Unmined, backoff, is_closed, is_closing, room,
     },
+    contracts::Content,
     sabotage::Sabotage,
     store::{Intent, Lease, Refused, Store, Write, newest},
-    world::{Checked, Content, Envelope, InBlock, World},
+    world::{Checked, Envelope, InBlock, World},
 };
 use alloy::primitives::B256;
 

@@ -2,9 +2,10 @@
 
 use super::{
     super::{AttemptKind, Cause, Mined, Sighting, TransactionState, Unmined},
+    contracts::Content,
     keeper::{Op, Outbox, Reach, Seen, market},
     store::Write,
-    world::{Checked, Content, InBlock},
+    world::{Checked, InBlock},
 };
 use alloy::primitives::B256;
 

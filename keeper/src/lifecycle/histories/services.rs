@@ -3,9 +3,10 @@
 
 use super::{
     super::{IntentKind, IntentState, KeeperEvent, KeeperState, Status, StatusEvent},
+    contracts::{Content, PAYMENTS},
     sabotage::Sabotage,
     store::{Payment, Store},
-    world::{Content, PAYMENTS, World},
+    world::World,
 };
 
 impl Payment {

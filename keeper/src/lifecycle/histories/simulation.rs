@@ -3,11 +3,12 @@
 
 use super::{
     super::{IntentKind, IntentState, KeeperState, Limits, Status, TransactionState},
+    contracts::{Content, PAYMENTS},
     keeper::{Outbox, Reach},
     orders::Order,
     sabotage::Sabotage,
     store::{Lease, Store},
-    world::{Checked, Content, PAYMENTS, World},
+    world::{Checked, World},
 };
 
 /// Wei of a signer when all is well.

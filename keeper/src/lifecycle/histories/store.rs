@@ -6,8 +6,9 @@ use super::{
         AttemptKind, Closed, Fees, IntentKind, IntentState, KeeperState, Limits, Purse, Standing,
         Status, TransactionState, certainly_free, knows_less,
     },
+    contracts::{Content, PAYMENTS},
     sabotage::Sabotage,
-    world::{Checked, Content, InBlock, PAYMENTS, World},
+    world::{Checked, InBlock, World},
 };
 use std::time::Duration;
 
@@ -394,6 +395,7 @@ impl Store {
                     self.check_verdict(world, &row)?;
                 }
                 self.follow_up(transaction, standing, sabotage);
+                self.check_over(world, &self.transactions[transaction])?;
             }
             Write::Occupy { seen } => {
                 let end = match sabotage {
@@ -450,6 +452,16 @@ impl Store {
         match rows.find(|row| world.final_owner(row.signer, row.nonce).is_none()) {
             Some(row) => Err(format!("{:?} is planned beside {row:?}", self.intents[intent])),
             None => Ok(()),
+        }
+    }
+
+    /// Work is over when the account nonce that did it, or gave it up, is gone for good.
+    fn check_over(&self, world: &World, row: &Transaction) -> Checked {
+        let state = self.work(row).map(|work| work.state);
+        let is_over = matches!(state, Some(IntentState::Done | IntentState::Cancelled));
+        match world.final_owner(row.signer, row.nonce) {
+            None if is_over => Err(format!("{state:?} with {row:?}, which is not final")),
+            _ => Ok(()),
         }
     }
 

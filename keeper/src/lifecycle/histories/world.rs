@@ -1,11 +1,11 @@
 //! The chain as the model has it: blocks that may be taken back down to the final one, nodes that
-//! lag, stay on a lost fork or forget their pools, the token and the Splitter (version 1).
+//! lag, stay on a lost fork or answer half of what they are asked.
 
-use super::super::{AttemptKind, Fees};
+use super::{
+    super::{AttemptKind, Fees},
+    contracts::{Content, PAYMENTS, State},
+};
 
-/// Payments of one history. Two are needed for a theft: one is recorded twice, with the other's
-/// money.
-pub(super) const PAYMENTS: usize = 3;
 /// Blocks until a block is safe, and until it is final.
 const SAFE: u64 = 2;
 const FINAL: u64 = 4;
@@ -14,91 +14,6 @@ const PER_BLOCK: usize = 3;
 
 /// Something is not as it must be.
 pub(super) type Checked<T = ()> = Result<T, String>;
-
-/// What a transaction does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
-    /// Moves a payment's money to the Splitter.
-    Pull(usize),
-    /// Accounts it.
-    Record(usize),
-    /// Divides what is accounted; each intent to split has its number.
-    Split(u32),
-    /// Nothing.
-    Nothing,
-}
-
-impl Content {
-    /// Gas that it uses, and its limit.
-    pub(super) const fn gas(self) -> u64 {
-        if matches!(self, Self::Nothing) { 1 } else { 3 }
-    }
-}
-
-/// The accounts and contracts after a block.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct State {
-    /// Transaction counts of puller and settler.
-    pub(super) counts: [u64; 2],
-    /// Their balances.
-    pub(super) wei: [u64; 2],
-    /// Authorizations that are used.
-    pub(super) pulled: [bool; PAYMENTS],
-    /// How often each payment is recorded: the contract does not care.
-    pub(super) records: [u8; PAYMENTS],
-    /// Payments whose record a split covers.
-    pub(super) split: [bool; PAYMENTS],
-    /// Money that is accounted to the capability.
-    accounted: u8,
-    /// Money at the Splitter that is not accounted.
-    unaccounted: u8,
-    /// Intents to split that were done.
-    splits: u64,
-    /// An intent to split that was done twice.
-    pub(super) split_twice: Option<u32>,
-}
-
-impl State {
-    /// Whether it would succeed in a block of this time.
-    pub(super) fn would_succeed(&self, content: Content, time: u64, windows: &[u64]) -> bool {
-        match content {
-            Content::Pull(payment) => !self.pulled[payment] && time < windows[payment],
-            Content::Record(_) => self.unaccounted > 0,
-            Content::Split(_) => self.accounted > 0,
-            Content::Nothing => true,
-        }
-    }
-
-    fn execute(&mut self, content: Content, time: u64, windows: &[u64]) -> bool {
-        if !self.would_succeed(content, time, windows) {
-            return false;
-        }
-        match content {
-            Content::Pull(payment) => {
-                self.pulled[payment] = true;
-                self.unaccounted += 1;
-            }
-            Content::Record(payment) => {
-                self.records[payment] += 1;
-                self.unaccounted -= 1;
-                self.accounted += 1;
-            }
-            Content::Split(number) => {
-                self.accounted = 0;
-                for payment in 0..PAYMENTS {
-                    self.split[payment] |= self.records[payment] > 0;
-                }
-                let bit = 1u64.checked_shl(number).unwrap_or(0);
-                if self.splits & bit != 0 {
-                    self.split_twice = Some(number);
-                }
-                self.splits |= bit;
-            }
-            Content::Nothing => {}
-        }
-        true
-    }
-}
 
 /// A transaction in a block.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +52,7 @@ pub(super) struct Envelope {
     /// Whether a store ever held it.
     pub(super) is_committed: bool,
     /// Whether a node ever had it.
-    was_sent: bool,
+    pub(super) was_sent: bool,
 }
 
 impl Envelope {
@@ -157,7 +72,7 @@ pub(super) struct Node {
     /// Its newest block, which may be on a fork that is lost.
     pub(super) head: usize,
     /// Envelopes that it holds.
-    pool: Vec<usize>,
+    pub(super) pool: Vec<usize>,
     /// It learns of no new blocks.
     pub(super) is_stalled: bool,
     /// It answers no receipts.
@@ -195,7 +110,7 @@ pub(super) struct World {
     foreign: [bool; 2],
     /// Payments whose record the network may put on the chain before their pull, whatever the
     /// keeper does: the record was on its way when a reorg took the pull.
-    excused: [bool; PAYMENTS],
+    pub(super) excused: [bool; PAYMENTS],
     /// The work that each account nonce was given to, by any store that ever was.
     works: [Vec<Option<Content>>; 2],
     /// What the signers are given in the next block.
@@ -326,92 +241,6 @@ impl World {
             count += 1;
         }
         count
-    }
-
-    // ------------------------------------------------------------------------ the pools
-
-    /// The key signs.
-    pub(super) fn sign(&mut self, envelope: Envelope) -> usize {
-        self.envelopes.push(envelope);
-        self.envelopes.len() - 1
-    }
-
-    /// Somebody hands an envelope to every node. `has_cause` is what the sender knows of it.
-    pub(super) fn send(&mut self, id: usize, has_cause: bool) -> Checked {
-        let envelope = self.envelopes[id];
-        if !envelope.is_committed {
-            return Err(format!("envelope {id} is broadcast and was never committed"));
-        }
-        if let Content::Record(payment) = envelope.content {
-            if !has_cause {
-                return Err(format!("the record of payment {payment} is sent without its pull"));
-            }
-            self.excused[payment] |= !self.state(self.head).pulled[payment];
-        }
-        self.envelopes[id].was_sent = true;
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].is_deaf {
-                self.put(node, id);
-            }
-        }
-        Ok(())
-    }
-
-    /// A pool's rule: another envelope of the same account nonce is replaced for a tenth more.
-    fn put(&mut self, node: usize, id: usize) {
-        let new = self.envelopes[id];
-        let node = &mut self.nodes[node];
-        if new.nonce < self.blocks[node.head].state.counts[new.signer] || node.pool.contains(&id) {
-            return;
-        }
-        let same = node.pool.iter().position(|other| {
-            let other = &self.envelopes[*other];
-            (other.signer, other.nonce) == (new.signer, new.nonce)
-        });
-        let Some(at) = same else { return node.pool.push(id) };
-        let old = self.envelopes[node.pool[at]].fees;
-        if new.fees.max_fee_per_gas * 10 >= old.max_fee_per_gas * 11
-            && new.fees.max_priority_fee_per_gas * 10 >= old.max_priority_fee_per_gas * 11
-        {
-            node.pool[at] = id;
-        }
-    }
-
-    /// A node that kept an envelope hands it around again.
-    pub(super) fn gossip(&mut self, chance: usize) {
-        let sent = self.envelopes.iter().filter(|envelope| envelope.was_sent).count();
-        let Some(nth) = chance.checked_rem(sent) else { return };
-        let mut ids = (0..self.envelopes.len()).filter(|id| self.envelopes[*id].was_sent);
-        if let Some(id) = ids.nth(nth) {
-            self.tell(|_| format!("envelope {id} turns up again"));
-            for node in 0..self.nodes.len() {
-                // Its pool held another, or none.
-                let new = self.envelopes[id];
-                let envelopes = &self.envelopes;
-                let pool = &mut self.nodes[node].pool;
-                pool.retain(|other| {
-                    (envelopes[*other].signer, envelopes[*other].nonce) != (new.signer, new.nonce)
-                });
-                self.put(node, id);
-            }
-            self.excuse();
-        }
-    }
-
-    /// A node loses its pool.
-    pub(super) fn evict(&mut self, node: usize) {
-        self.nodes[node].pool.clear();
-    }
-
-    /// What is in a pool may be mined, whatever the keeper does.
-    fn excuse(&mut self) {
-        for node in &self.nodes {
-            for envelope in &node.pool {
-                if let Content::Record(payment) = self.envelopes[*envelope].content {
-                    self.excused[payment] |= !self.blocks[self.head].state.pulled[payment];
-                }
-            }
-        }
     }
 
     // ------------------------------------------------------------------------ the chain
