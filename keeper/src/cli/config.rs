@@ -3,7 +3,7 @@
 use crate::{
     chain,
     edge::{Auth, Catalogue, one_line},
-    lifecycle::Limits,
+    lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
 };
@@ -86,6 +86,9 @@ pub(super) struct Chain {
     /// At most this long between two reconciliations.
     #[serde(default = "default_reconcile_interval", with = "humantime_serde")]
     pub(super) reconcile_interval: Duration,
+    /// Most transactions of one key that are under way and not mined.
+    #[serde(default = "default_max_pending")]
+    pub(super) max_pending: u64,
     /// What each signer may spend.
     #[serde(default)]
     pub(super) spending: Spending,
@@ -305,6 +308,10 @@ const fn default_poll_interval() -> Duration {
     Duration::from_secs(1)
 }
 
+const fn default_max_pending() -> u64 {
+    DEFAULT_PENDING
+}
+
 const fn default_record_confirmations() -> u64 {
     1
 }
@@ -412,6 +419,13 @@ impl Config {
                 return Err(format!(
                     "chain {}: confirmations must be at most {MAX_CONFIRMATIONS}, and \
                      record_confirmations no more than that",
+                    chain.id
+                ));
+            }
+            if !(1..=MAX_PENDING).contains(&chain.max_pending) {
+                return Err(format!(
+                    "chain {}: max_pending must be between 1 and {MAX_PENDING}: nodes take no more \
+                     of one sender",
                     chain.id
                 ));
             }
@@ -531,6 +545,17 @@ mod tests {
                 "must be http or https",
             ),
             ("[[splitter]]", "[chain.hints]\nsendsync = true\n[[splitter]]", "sendsync"),
+            ("id = 84532", "id = 84532\nmax_pending = 17", "between 1 and 16"),
+            (
+                "[[splitter]]",
+                "[chain.spending]\nhard_transaction_wei = 1\n[[splitter]]",
+                "what is begun must be finished",
+            ),
+            (
+                "[[splitter]]",
+                "[chain.spending]\nday_wei = 9300000000000000000\n[[splitter]]",
+                "below 9.2 ether",
+            ),
             ("[[splitter]]", &signing("max_signatures_per_minute = 0"), "between 1 and 60000"),
             ("[[splitter]]", &signing("max_signatures_per_minute = 60001"), "between 1 and 60000"),
             ("[[splitter]]", &signing("max = 1"), "max_signatures_per_minute"),

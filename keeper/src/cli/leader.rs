@@ -183,6 +183,7 @@ impl Leader {
             let (chain, heads) = (station.chain.clone(), self.heads.clone());
             let token = stop.clone();
             let limits = station.chain_settings.spending.limits();
+            let max_pending = station.chain_settings.max_pending;
             let make = move || {
                 Outbox {
                     chain_id,
@@ -193,6 +194,7 @@ impl Leader {
                     signer: signer.clone(),
                     role,
                     limits,
+                    max_pending,
                 }
                 .run(token.clone())
             };

@@ -18,7 +18,7 @@ mod window;
 pub use backoff::{JITTER_PERCENT, backoff};
 pub use delivery::{Delivery, DeliveryEvent, Failure};
 pub use intent::{IntentKind, IntentState};
-pub use nonces::{certainly_free, knows_less, room};
+pub use nonces::{DEFAULT_PENDING, MAX_PENDING, certainly_free, knows_less, room};
 pub use replacement::{Cause, Fees, Market, Replacement, Unmined};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
 pub use spending::{Closed, Limits, Purse};

@@ -1,14 +1,17 @@
 //! How many account nonces may be used that are not mined, and that a ledger knows nothing of.
 
-/// Transactions of one signer that are not mined yet. Nodes take 16 per sender.
-const MAX_PENDING: u64 = 12;
+/// Most transactions of one signer that may be under way and not mined: nodes take so many per
+/// sender.
+pub const MAX_PENDING: u64 = 16;
+/// So many are, unless an operator says something else: a no-op or two must always find room.
+pub const DEFAULT_PENDING: u64 = 12;
 /// So many account nonces beyond what any node has seen may be used by lost envelopes: as many as
 /// are ever under way at once.
 const MARGIN: u64 = MAX_PENDING;
 
-/// How many more transactions may get an account nonce when so many are not mined.
-pub const fn room(pending: u64) -> u64 {
-    MAX_PENDING.saturating_sub(pending)
+/// How many more transactions may get an account nonce when so many are not mined, of so many.
+pub fn room(pending: u64, most: u64) -> u64 {
+    most.min(MAX_PENDING).saturating_sub(pending)
 }
 
 /// Whether the chain has seen more of a signer than the ledger has allocated: then the ledger is an
@@ -29,9 +32,11 @@ mod tests {
 
     #[test]
     fn never_more_under_way_than_a_quarantine_occupies() {
-        assert_eq!((room(0), room(11), room(12), room(13)), (MARGIN, 1, 0, 0));
-        assert_eq!(certainly_free(5, 3) - 5, room(0));
-        assert_eq!(certainly_free(3, 5) - 5, room(0));
+        let left = |pending| room(pending, DEFAULT_PENDING);
+        assert_eq!((left(0), left(11), left(12), left(13)), (12, 1, 0, 0));
+        let most = room(0, u64::MAX);
+        assert_eq!(certainly_free(5, 3) - 5, most);
+        assert_eq!(certainly_free(3, 5) - 5, most);
     }
 
     #[test]

@@ -342,7 +342,7 @@ impl Outbox {
     }
 
     /// Whether a transaction's work is still wanted.
-    fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
+    pub(super) fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
         let Some(work) = transaction.work else { return Cause::Stands };
         if let Some(valid_before) = work.valid_before {
             // Without a head nothing is known.

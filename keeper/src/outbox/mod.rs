@@ -91,6 +91,8 @@ pub struct Outbox {
     pub role: SignerRole,
     /// What it may spend, unless an operator has set something else at run time.
     pub limits: Limits,
+    /// Most of its transactions that are under way and not mined.
+    pub max_pending: u64,
 }
 
 /// What the outbox remembers between ticks; none of it is needed after a restart.

@@ -65,7 +65,7 @@ impl Outbox {
                 if order.action == OrderAction::Resolve {
                     self.resolve(transaction, order).await
                 } else {
-                    self.push(transaction, order.action).await
+                    self.push(memory, transaction, order.action).await
                 }
             }
         }
@@ -97,6 +97,7 @@ impl Outbox {
     /// Sends, bumps or cancels a transaction that is not mined.
     async fn push(
         &self,
+        memory: &mut Memory,
         transaction: &Outgoing,
         action: OrderAction,
     ) -> Result<Outcome, OutboxError> {
@@ -105,7 +106,10 @@ impl Outbox {
             return Ok(refused(format!("the transaction is {}", transaction.state)));
         };
         let is_noop = action == OrderAction::Cancel || envelope.kind == AttemptKind::Noop;
-        if !is_noop && transaction.work.is_some_and(|work| !work.has_cause) {
+        let node = self.chain.pinned().await?;
+        let splitter = transaction.work.and_then(|work| work.splitter);
+        memory.standing = self.standing(&node, splitter.into_iter()).await?;
+        if !is_noop && self.cause(memory, transaction) != Cause::Stands {
             return Ok(refused("what it follows from is not on the chain; cancel it, or wait"));
         }
         if action == OrderAction::Rebroadcast {

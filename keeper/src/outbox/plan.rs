@@ -67,7 +67,7 @@ impl Outbox {
         while budget > 0 {
             let mut tx = self.ledger.read().await?;
             let pending = tx.pending_transactions(self.chain_id, signer).await?;
-            let limit = room(pending).min(budget);
+            let limit = room(pending, self.max_pending).min(budget);
             let due = tx.due_intents(self.chain_id, signer, limit).await?;
             drop(tx);
             if due.is_empty() {

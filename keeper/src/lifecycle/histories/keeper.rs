@@ -4,8 +4,8 @@
 
 use super::{
     super::{
-        AttemptKind, Cause, Chain, Effect, Fees, Limits, Market, Mined, Purse, Replacement,
-        Sighting, TransactionState, Unmined, backoff, is_closed, is_closing, room,
+        AttemptKind, Cause, Chain, DEFAULT_PENDING, Effect, Fees, Limits, Market, Mined, Purse,
+        Replacement, Sighting, TransactionState, Unmined, backoff, is_closed, is_closing, room,
     },
     contracts::Content,
     sabotage::Sabotage,
@@ -183,7 +183,7 @@ impl Outbox {
         if closed != known.closed {
             self.ops.push(Op::Write(Write::Close(closed)));
         }
-        if closed.is_some() || room(store.pending(reach.signer)) == 0 {
+        if closed.is_some() || room(store.pending(reach.signer), DEFAULT_PENDING) == 0 {
             return Ok(());
         }
         let due = store.intents.iter().enumerate().filter(|(_, intent)| {
