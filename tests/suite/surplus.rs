@@ -82,7 +82,6 @@ async fn reorg_drops_pull_keeps_record() {
 /// The same, and the pull cannot come back. The record is the chain's doing; the keeper does not
 /// divide what it took, and calls somebody.
 #[tokio::test]
-#[ignore = "the driver asks for a split whose record has lost its pull, and the outbox sends it"]
 async fn reorg_drops_pull_for_good_and_the_record_is_not_split() {
     let mut lane = lane_with_surplus("for-good").await;
     let payment = lane.begin().await;

@@ -132,10 +132,6 @@ impl Spending {
                     .to_owned(),
             );
         }
-        let fields = [self.hard_transaction_wei, self.day_wei, self.low_balance_wei];
-        if fields.iter().any(|wei| i64::try_from(*wei).is_err()) {
-            return Err("spending: every limit must be below 9.2 ether".to_owned());
-        }
         Ok(())
     }
 
@@ -550,11 +546,6 @@ mod tests {
                 "[[splitter]]",
                 "[chain.spending]\nhard_transaction_wei = 1\n[[splitter]]",
                 "what is begun must be finished",
-            ),
-            (
-                "[[splitter]]",
-                "[chain.spending]\nday_wei = 9300000000000000000\n[[splitter]]",
-                "below 9.2 ether",
             ),
             ("[[splitter]]", &signing("max_signatures_per_minute = 0"), "between 1 and 60000"),
             ("[[splitter]]", &signing("max_signatures_per_minute = 60001"), "between 1 and 60000"),

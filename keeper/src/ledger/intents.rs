@@ -90,13 +90,35 @@ struct Number {
     number: i64,
 }
 
+/// Whether everything that is recorded of a split's capability has its pull on the chain. The
+/// Splitter divides all of it at once, and would take what is missing from other people's money.
+/// `$intents` names the intent's table.
+macro_rules! backed {
+    ($intents:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM x402_settlements u WHERE u.chain_id = ",
+            $intents,
+            ".chain_id AND u.splitter = ",
+            $intents,
+            ".splitter AND u.splitter_capability_id = ",
+            $intents,
+            ".splitter_capability_id AND u.record_tx_hash IS NOT NULL AND u.split_tx_hash IS NULL
+            AND u.status NOT IN ('facilitator_attested', 'chain_confirmed'))"
+        )
+    };
+}
+pub(super) use backed;
+
 /// Whether open work is wanted as the chain is now: a pull while its payment has not come in, by
-/// whomever; a record while its pull is on the chain and no record of it is. The mirror decides, so
-/// that a ledger that has lost what it did does not do it again.
+/// whomever; a record while its pull is on the chain and no record of it is; a split while each of
+/// its records has its pull. The mirror decides, so that a ledger that has lost what it did does not
+/// do it again.
 macro_rules! wanted {
     () => {
-        "(kind = 'split'
-            OR kind = 'pull' AND NOT EXISTS (SELECT 1 FROM x402_settlements s
+        concat!(
+            "(kind = 'split' AND ",
+            backed!("intents"),
+            " OR kind = 'pull' AND NOT EXISTS (SELECT 1 FROM x402_settlements s
                 WHERE s.id = intents.settlement_id
                 AND s.status NOT IN ('settle_pending', 'orphaned'))
             OR kind = 'record' AND EXISTS (SELECT 1 FROM x402_settlements s
@@ -105,6 +127,7 @@ macro_rules! wanted {
                 AND NOT EXISTS (SELECT 1 FROM splitter_events e WHERE e.chain_id = s.chain_id
                     AND e.splitter = s.splitter AND e.event_name = 'SettlementRecorded'
                     AND e.account = s.payer AND e.eip3009_nonce = s.eip3009_nonce)))"
+        )
     };
 }
 

@@ -6,6 +6,7 @@
 use super::{
     Intent, Lease, LedgerError, Result, Tx,
     columns::{address, bigint, hash, hex, now, unsigned, uuid, word},
+    intents::backed,
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::lifecycle::{
@@ -132,6 +133,13 @@ struct OutgoingRow {
 }
 
 #[derive(sqlx::FromRow)]
+struct CauseRow {
+    chain_id: i64,
+    splitter: Option<String>,
+    causes: i64,
+}
+
+#[derive(sqlx::FromRow)]
 struct EnvelopeRow {
     transaction_id: i64,
     hash: String,
@@ -150,6 +158,25 @@ struct Number {
 #[derive(sqlx::FromRow)]
 struct Hash {
     hash: String,
+}
+
+/// How much of what an intent `i` follows from is on the chain: a record's pull; for a split, what
+/// is recorded and not split, if all of it is backed.
+macro_rules! causes {
+    () => {
+        concat!(
+            "CASE i.kind
+                WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
+                    WHERE s.id = i.settlement_id
+                    AND s.status IN ('facilitator_attested', 'chain_confirmed'))
+                WHEN 'split' THEN (SELECT count(*) FROM x402_settlements s
+                    WHERE s.chain_id = i.chain_id AND s.splitter = i.splitter
+                    AND s.splitter_capability_id = i.splitter_capability_id
+                    AND s.keeper_state IN ('recorded', 'splitting') AND ",
+            backed!("i"),
+            ") ELSE 1 END"
+        )
+    };
 }
 
 impl Tx {
@@ -281,23 +308,19 @@ impl Tx {
 
     /// Signed transactions of a signer whose fate is open, by account nonce.
     pub async fn outgoing(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Outgoing>> {
-        const TRANSACTIONS: &str = "SELECT t.id, t.account_nonce, t.state, t.to_address,
+        const TRANSACTIONS: &str = concat!(
+            "SELECT t.id, t.account_nonce, t.state, t.to_address,
                 t.calldata, t.gas_limit, t.data_fee_wei, i.kind, i.valid_before, i.settlement_id,
                 i.splitter, i.splitter_capability_id,
-                CASE i.kind
-                    WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
-                        WHERE s.id = i.settlement_id
-                        AND s.status IN ('facilitator_attested', 'chain_confirmed'))
-                    WHEN 'split' THEN (SELECT count(*) FROM x402_settlements s
-                        WHERE s.chain_id = i.chain_id AND s.splitter = i.splitter
-                        AND s.splitter_capability_id = i.splitter_capability_id
-                        AND s.keeper_state IN ('recorded', 'splitting', 'split'))
-                    ELSE 1 END AS causes
+                ",
+            causes!(),
+            " AS causes
             FROM transactions t
             LEFT JOIN transaction_intents ti ON ti.transaction_id = t.id
             LEFT JOIN intents i ON i.id = ti.intent_id
             WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final AND t.state <> 'planned'
-            ORDER BY t.account_nonce";
+            ORDER BY t.account_nonce"
+        );
         const ATTEMPTS: &str = "SELECT a.transaction_id, a.hash, a.kind, a.raw, a.max_fee_per_gas,
             a.max_priority_fee_per_gas, a.created_at FROM attempts a JOIN transactions t
             ON t.id = a.transaction_id WHERE t.chain_id = $1 AND t.signer = $2 AND NOT t.final
@@ -326,6 +349,23 @@ impl Tx {
                 })
             })
             .collect()
+    }
+
+    /// Whether what a transaction follows from is on the chain now, as the mirror has it, and where
+    /// that mirror ends.
+    pub async fn cause(&mut self, transaction: i64) -> Result<Option<(u64, B256)>> {
+        const SELECT: &str = concat!(
+            "SELECT i.chain_id, i.splitter, ",
+            causes!(),
+            " AS causes FROM transaction_intents ti JOIN intents i ON i.id = ti.intent_id
+            WHERE ti.transaction_id = $1"
+        );
+        let row = fetch_optional!(self, CauseRow, SELECT, transaction)?;
+        let Some(CauseRow { chain_id, splitter: Some(splitter), causes: 1.. }) = row else {
+            return Ok(None);
+        };
+        let chain_id = unsigned("intents.chain_id", chain_id)?;
+        self.mirror_end(chain_id, address("intents.splitter", &splitter)?).await
     }
 
     /// How many of a signer's transactions occupy the node's pool, or will.

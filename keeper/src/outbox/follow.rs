@@ -120,7 +120,6 @@ impl Outbox {
             finalized: node.head(BlockTag::Finalized).await?.number(),
             safe: node.head(BlockTag::Safe).await?.number(),
         };
-        memory.standing = self.standing(&node, outgoing.iter().filter_map(splitter_of)).await?;
         // What is not mined comes first. The mined wait for minutes to become final; a few of them
         // are looked at each time, whichever were not for longest, so that they hold up nothing.
         let (pending, mut mined): (Vec<_>, Vec<_>) =
@@ -155,7 +154,7 @@ impl Outbox {
         let (standing, effect) = TransactionState::observe(account_nonce, has_work, &sighting);
         // What a reorg took is stored as pending first: what counts as mined gets no envelope.
         if effect == Effect::Rebroadcast && transaction.state.is_pending() {
-            self.send(memory, transaction).await?;
+            self.send(memory, node, transaction).await?;
         }
         if standing.state == transaction.state && !standing.is_final {
             return Ok(());
@@ -163,7 +162,9 @@ impl Outbox {
         let mut tx = self.ledger.begin().await?;
         tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
         tx.commit(point(standing.state)).await?;
-        self.tell(account_nonce, standing.state, mined.map(|mined| mined.mined.hash));
+        if standing.state != transaction.state {
+            self.tell(account_nonce, standing.state, mined.map(|mined| mined.mined.hash));
+        }
         Ok(())
     }
 
@@ -241,7 +242,12 @@ impl Outbox {
     }
 
     /// Hands a transaction that is not mined to the nodes again, or replaces its envelope.
-    async fn send(&self, memory: &mut Memory, transaction: &Outgoing) -> Result<(), OutboxError> {
+    async fn send(
+        &self,
+        memory: &mut Memory,
+        node: &Rpc,
+        transaction: &Outgoing,
+    ) -> Result<(), OutboxError> {
         let recent =
             memory.sent.get(&transaction.id).is_some_and(|sent| sent.elapsed() < REBROADCAST_AFTER);
         let Some(envelope) = transaction.envelopes.last() else { return Ok(()) };
@@ -249,10 +255,11 @@ impl Outbox {
             return Ok(());
         }
         memory.sent.insert(transaction.id, Instant::now());
-        let cause = self.cause(memory, transaction);
+        let market = self.chain.market().await?;
+        let cause = self.cause(memory, node, transaction).await?;
         let unmined = self.unmined(transaction, envelope, cause).await?;
         let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
-        match unmined.replace(&self.chain.market().await?) {
+        match unmined.replace(&market) {
             Replacement::Again => self.broadcast(account_nonce, envelope).await,
             Replacement::Wait => {
                 tracing::info!(%signer, account_nonce, "not sent: its cause is not on the chain");
@@ -329,36 +336,40 @@ impl Outbox {
             let end = tx.mirror_end(self.chain_id, splitter).await?;
             drop(tx);
             let Some((number, hash)) = end else { continue };
-            match node.head(BlockTag::Number(number)).await {
-                Ok(block) if block.hash == hash => {
-                    standing.insert(splitter);
-                }
-                // Another block there, or none.
-                Ok(_) | Err(ChainError::Malformed { .. }) => {}
-                Err(error) => return Err(error.into()),
+            if stands(node, number, hash).await? {
+                standing.insert(splitter);
             }
         }
         Ok(standing)
     }
 
-    /// Whether a transaction's work is still wanted.
-    pub(super) fn cause(&self, memory: &mut Memory, transaction: &Outgoing) -> Cause {
-        let Some(work) = transaction.work else { return Cause::Stands };
+    /// Whether a transaction's work is still wanted, by the ledger and the chain as they are at this
+    /// moment: what would be sent next is irrevocable.
+    pub(super) async fn cause(
+        &self,
+        memory: &mut Memory,
+        node: &Rpc,
+        transaction: &Outgoing,
+    ) -> Result<Cause, OutboxError> {
+        let Some(work) = transaction.work else { return Ok(Cause::Stands) };
         if let Some(valid_before) = work.valid_before {
             // Without a head nothing is known.
             let over = self.heads.latest().is_some_and(|head| is_closed(valid_before, head.now()));
-            return if over { Cause::Gone } else { Cause::Stands };
+            return Ok(if over { Cause::Gone } else { Cause::Stands });
         }
-        // Of a mirror that shows another chain nothing is known.
-        if work.splitter.is_none_or(|splitter| !memory.standing.contains(&splitter)) {
-            return Cause::Missing { since: 0 };
-        }
-        if work.has_cause {
-            memory.missing.remove(&transaction.id);
-            return Cause::Stands;
-        }
-        let since = memory.missing.entry(transaction.id).or_insert_with(Instant::now);
-        Cause::Missing { since: since.elapsed().as_secs() }
+        let mut tx = self.ledger.read().await?;
+        let end = tx.cause(transaction.id).await?;
+        drop(tx);
+        let Some((number, hash)) = end else {
+            let since = memory.missing.entry(transaction.id).or_insert_with(Instant::now);
+            return Ok(Cause::Missing { since: since.elapsed().as_secs() });
+        };
+        memory.missing.remove(&transaction.id);
+        // Of a mirror that shows another chain nothing is known, until it was read again.
+        Ok(match stands(node, number, hash).await? {
+            true => Cause::Stands,
+            false => Cause::Missing { since: 0 },
+        })
     }
 
     /// The one place from which bytes go to the nodes. They are committed: [`Envelope`]s come from
@@ -386,10 +397,14 @@ impl Outbox {
     }
 }
 
-/// Where a transaction's cause is read: a pull has none.
-fn splitter_of(transaction: &Outgoing) -> Option<Address> {
-    let work = transaction.work?;
-    work.splitter.filter(|_| work.kind != IntentKind::Pull && transaction.state.is_pending())
+/// Whether a block is on the chain.
+async fn stands(node: &Rpc, number: u64, hash: B256) -> Result<bool, ChainError> {
+    match node.head(BlockTag::Number(number)).await {
+        Ok(block) => Ok(block.hash == hash),
+        // There is none.
+        Err(ChainError::Malformed { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The envelope of a transaction that has a receipt in a canonical block, if any has.

@@ -22,10 +22,10 @@ use crate::{
     lifecycle::{JITTER_PERCENT, Limits, backoff},
     signer::{Signer, SignerError},
 };
-use alloy::primitives::{Address, B256};
+use alloy::primitives::B256;
 use rand::Rng;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -104,8 +104,6 @@ struct Memory {
     looked: BTreeMap<i64, Instant>,
     /// Since when what a transaction follows from is not on the chain.
     missing: BTreeMap<i64, Instant>,
-    /// Splitters whose mirror is of the chain as it was a moment ago.
-    standing: BTreeSet<Address>,
     /// When the purse was last looked at.
     purse: Option<Instant>,
     /// When it was last looked whether what was final still is.

@@ -107,9 +107,7 @@ impl Outbox {
         };
         let is_noop = action == OrderAction::Cancel || envelope.kind == AttemptKind::Noop;
         let node = self.chain.pinned().await?;
-        let splitter = transaction.work.and_then(|work| work.splitter);
-        memory.standing = self.standing(&node, splitter.into_iter()).await?;
-        if !is_noop && self.cause(memory, transaction) != Cause::Stands {
+        if !is_noop && self.cause(memory, &node, transaction).await? != Cause::Stands {
             return Ok(refused("what it follows from is not on the chain; cancel it, or wait"));
         }
         if action == OrderAction::Rebroadcast {

@@ -213,8 +213,17 @@ impl Store {
                     && (world.state(self.mirror).records[payment] == 0
                         || sabotage == Sabotage::RecordsNotLookedFor)
             }
-            Content::Split(_) | Content::Nothing => true,
+            Content::Split(_) => self.is_backed(),
+            Content::Nothing => true,
         }
+    }
+
+    /// Whether every record that is not split has its pull.
+    fn is_backed(&self) -> bool {
+        use KeeperState::{Recorded, Splitting, Violation};
+        !self.payments.iter().flatten().any(|payment| {
+            matches!(payment.keeper, Recorded | Splitting | Violation) && !payment.status.is_paid()
+        })
     }
 
     /// Whether what some work follows from is on the chain.
@@ -223,10 +232,12 @@ impl Store {
             Content::Record(payment) => {
                 self.payments[payment].is_some_and(|payment| payment.status.is_paid())
             }
-            Content::Split(_) => self.payments.iter().flatten().any(|payment| {
-                use KeeperState::{Recorded, Split, Splitting};
-                matches!(payment.keeper, Recorded | Splitting | Split)
-            }),
+            Content::Split(_) => {
+                use KeeperState::{Recorded, Splitting};
+                let is_recorded = |keeper| matches!(keeper, Recorded | Splitting);
+                self.payments.iter().flatten().any(|payment| is_recorded(payment.keeper))
+                    && self.is_backed()
+            }
             Content::Pull(_) | Content::Nothing => true,
         }
     }
