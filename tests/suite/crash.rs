@@ -85,17 +85,20 @@ fn matrix() -> Vec<Case> {
 /// take turns.
 fn sample() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut turns = [0; SIDES.len()];
-    for &point in Point::ALL {
+    // Points of one scene and of two take turns apart from each other.
+    let mut turns = [[0; SIDES.len()]; 2];
+    for (index, &point) in Point::ALL.iter().enumerate() {
         let (scenes, most) = scenes(point);
-        for n in 1..=most {
+        for (pass, n) in (1..=most).enumerate() {
             for (side, when) in SIDES.into_iter().enumerate() {
-                if n > 1 && cases.len() % SIDES.len() == side {
+                if pass > 0 && (index + pass) % SIDES.len() == side {
                     continue;
                 }
-                let turn = turns[side] + side;
-                turns[side] += 1;
-                let (scene, kind) = (scenes[turn % scenes.len()], KINDS[turn / 2 % KINDS.len()]);
+                let next = &mut turns[scenes.len() - 1][side];
+                let turn = *next + side;
+                *next += 1;
+                let scene = scenes[turn % scenes.len()];
+                let kind = KINDS[turn / scenes.len() % KINDS.len()];
                 cases.push(Case { when, point, n, scene, kind });
             }
         }

@@ -21,6 +21,8 @@ const RICH: U256 = U256::from_limbs([1_000_000_000_000_000_000, 0, 0, 0]);
 const FAST: Duration = Duration::from_millis(200);
 /// Between two blocks, when what is true for a few of them only must be seen by a busy machine.
 const SLOW: Duration = Duration::from_secs(1);
+/// A base fee as usual, wei.
+const CHEAP: &str = "0x3b9aca00";
 /// A base fee at which what was signed before cannot be mined, wei.
 const DEAR: &str = "0x12a05f200";
 
@@ -98,6 +100,9 @@ impl Ground {
         assert_eq!(anvil.rpc("evm_revert", json!([*snapshot])).await.unwrap(), json!(true));
         anvil.rpc("anvil_dropAllTransactions", json!([])).await.unwrap();
         *snapshot = anvil.rpc("evm_snapshot", json!([])).await.unwrap();
+        // Anvil goes on to ask for the base fee that it would have asked for before.
+        anvil.rpc("anvil_setNextBlockBaseFeePerGas", json!([CHEAP])).await.unwrap();
+        anvil.rpc("evm_mine", json!([])).await.unwrap();
         self.mine(true).await;
         let database = match kind {
             Kind::Sqlite => {
