@@ -25,6 +25,8 @@ use uuid::Uuid;
 
 /// A lease is renewed, and a standby asks for it, so many times in its time.
 const RENEWALS: u32 = 5;
+/// A lease that takes so long to ask for is never given: the connection is lost and does not know.
+const STUCK: Duration = Duration::from_secs(60);
 /// How long a service that panicked stays down.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Blocks behind the head that the watcher reads again, beyond what a confirmation takes.
@@ -93,7 +95,14 @@ impl Leader {
     pub(super) async fn run(self, stop: CancellationToken) {
         let holder = Uuid::new_v4().to_string();
         while !stop.is_cancelled() {
-            match self.acquire(&holder).await {
+            let Ok(acquired) = tokio::time::timeout(STUCK, self.acquire(&holder)).await else {
+                let reason = "the database has not answered for a minute while the lease was taken; \
+                              the daemon ends, so that it is started anew";
+                tracing::error!(lease = self.name, reason, "ALARM: service stopped");
+                self.halt.call(reason.to_owned());
+                return;
+            };
+            match acquired {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = lease.name, epoch = lease.epoch, "leading");
                     let chain_id = self.chain_id.to_string();

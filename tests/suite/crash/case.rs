@@ -54,8 +54,8 @@ impl Scene {
     /// How many account nonces the puller has used in the end.
     pub(super) const fn pulls(self) -> u64 {
         match self {
-            // Somebody else's, twelve that are occupied behind it, and the pull.
-            Self::Quarantined => 14,
+            // Somebody else's, sixteen that are occupied behind it, and the pull.
+            Self::Quarantined => 18,
             Self::Outrun | Self::Reverted | Self::Parked => 2,
             _ => 1,
         }
