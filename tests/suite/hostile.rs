@@ -513,7 +513,7 @@ async fn a_record_that_cannot_be_made_is_alarmed() {
     take(0).await.unwrap();
     assert_eq!(balance(&stack, stack.contracts.splitter).await, U256::ZERO);
     eventually("somebody is told", || async {
-        daemon.logged().contains("ALARM: cannot be sent, again and again")
+        daemon.logged().contains("ALARM: X402_RECONCILER_MISMATCH_FLAGGED")
     })
     .await;
     assert_eq!(settlements(&stack, &database).await[0].keeper_state, KeeperState::Recording);

@@ -96,14 +96,22 @@ struct Number {
 macro_rules! backed {
     ($intents:literal) => {
         concat!(
-            "NOT EXISTS (SELECT 1 FROM x402_settlements u WHERE u.chain_id = ",
+            "NOT EXISTS (SELECT 1 FROM x402_settlements u JOIN splitter_events r
+                ON r.chain_id = u.chain_id AND r.splitter = u.splitter AND r.account = u.payer
+                AND r.eip3009_nonce = u.eip3009_nonce AND r.event_name = 'SettlementRecorded'
+            WHERE u.status NOT IN ('facilitator_attested', 'chain_confirmed')
+            AND u.chain_id = ",
             $intents,
             ".chain_id AND u.splitter = ",
             $intents,
             ".splitter AND u.splitter_capability_id = ",
             $intents,
-            ".splitter_capability_id AND u.record_tx_hash IS NOT NULL AND u.split_tx_hash IS NULL
-            AND u.status NOT IN ('facilitator_attested', 'chain_confirmed'))"
+            ".splitter_capability_id
+            AND NOT EXISTS (SELECT 1 FROM splitter_events p WHERE p.chain_id = r.chain_id
+                AND p.splitter = r.splitter AND p.event_name = 'PaymentSplit'
+                AND p.splitter_capability_id = r.splitter_capability_id
+                AND (p.block_number > r.block_number
+                    OR p.block_number = r.block_number AND p.log_index > r.log_index)))"
         )
     };
 }

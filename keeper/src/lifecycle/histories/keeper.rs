@@ -245,7 +245,7 @@ impl Outbox {
         for (id, row) in store.of(reach.signer) {
             let Some(newest) = newest(world, row).filter(|_| !row.is_final) else { continue };
             let work = store.work(row);
-            let has_cause = work.is_none_or(|work| store.has_cause(&work));
+            let has_cause = work.is_none_or(|work| store.has_cause(world, &work));
             let gas = work.map_or(Content::Nothing, |work| work.content).gas();
             let (nonce, state) = (row.nonce, row.state);
             self.round.push(Seen { id, nonce, state, work, has_cause, newest, gas });

@@ -213,21 +213,23 @@ impl Store {
                     && (world.state(self.mirror).records[payment] == 0
                         || sabotage == Sabotage::RecordsNotLookedFor)
             }
-            Content::Split(_) => self.is_backed(),
+            Content::Split(_) => self.is_backed(world),
             Content::Nothing => true,
         }
     }
 
     /// Whether every record that is not split has its pull.
-    fn is_backed(&self) -> bool {
-        use KeeperState::{Recorded, Splitting, Violation};
-        !self.payments.iter().flatten().any(|payment| {
-            matches!(payment.keeper, Recorded | Splitting | Violation) && !payment.status.is_paid()
+    fn is_backed(&self, world: &World) -> bool {
+        let state = world.state(self.mirror);
+        !self.payments.iter().enumerate().any(|(id, payment)| {
+            payment.is_some_and(|payment| !payment.status.is_paid())
+                && state.records[id] > 0
+                && !state.split[id]
         })
     }
 
     /// Whether what some work follows from is on the chain.
-    pub(super) fn has_cause(&self, intent: &Intent) -> bool {
+    pub(super) fn has_cause(&self, world: &World, intent: &Intent) -> bool {
         match intent.content {
             Content::Record(payment) => {
                 self.payments[payment].is_some_and(|payment| payment.status.is_paid())
@@ -236,7 +238,7 @@ impl Store {
                 use KeeperState::{Recorded, Splitting};
                 let is_recorded = |keeper| matches!(keeper, Recorded | Splitting);
                 self.payments.iter().flatten().any(|payment| is_recorded(payment.keeper))
-                    && self.is_backed()
+                    && self.is_backed(world)
             }
             Content::Pull(_) | Content::Nothing => true,
         }
