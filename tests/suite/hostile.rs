@@ -517,6 +517,12 @@ async fn a_record_that_cannot_be_made_is_alarmed() {
     })
     .await;
     assert_eq!(settlements(&stack, &database).await[0].keeper_state, KeeperState::Recording);
+    // It is tried more and more rarely; the next one must not pay for it.
+    eventually("it is put off for half a minute", || async {
+        let deferrals = tally(&database, "intents", "CAST(deferrals AS TEXT)").await;
+        deferrals.contains_key("6")
+    })
+    .await;
     pay(&stack, &daemon.url, "stuck-2").await;
     eventually("the next one is recorded and split", || async {
         settlements(&stack, &database).await[1].keeper_state == KeeperState::Split

@@ -445,7 +445,12 @@ impl Lane {
     async fn comes_to_rest(&self, case: Case) {
         let what = format!("{case:?}: everything agrees");
         self.mining(&what, || async {
-            let open = tally(&self.database, "transactions WHERE NOT final", "state").await;
+            let open = tally(
+                &self.database,
+                "transactions WHERE NOT final AND state <> 'parked'",
+                "state",
+            )
+            .await;
             open.is_empty() && reconciled(&self.stack, &self.database).await.is_sound()
         })
         .await;

@@ -36,6 +36,10 @@ fn calls<'a>(text: &'a str, call: &'a str) -> impl Iterator<Item = &'a str> {
 fn every_commit_names_its_point() {
     let mut commits = 0;
     for (name, text) in sources() {
+        // The model has commits of its own.
+        if name.starts_with("lifecycle/histories/") {
+            continue;
+        }
         for argument in calls(&text, ".commit(") {
             let is_sqlx = argument == ")";
             assert_eq!(is_sqlx, name == "ledger/query.rs", "{name}: .commit({argument}");

@@ -351,6 +351,11 @@ impl Outbox {
         if let Some(closes) = window(reach.world, &work) {
             return if is_closed(closes, now) { Cause::Gone } else { Cause::Stands };
         }
+        // Of a mirror that shows another chain nothing is known.
+        let is_known = reach.world.stands(self.node, reach.store.mirror);
+        if !is_known && reach.sabotage != Sabotage::RecordedWithoutPull {
+            return Cause::Missing { since: 0 };
+        }
         let at = self.missing.iter().position(|(id, _)| *id == seen.id);
         if seen.has_cause || reach.sabotage == Sabotage::RecordedWithoutPull {
             at.map(|at| self.missing.remove(at));

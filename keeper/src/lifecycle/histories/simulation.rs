@@ -394,7 +394,12 @@ impl Simulation {
         }
         for payment in 0..PAYMENTS {
             let Some(row) = store.payments[payment] else { continue };
-            if is_short && row.keeper == KeeperState::Recording {
+            // Nothing is divided while money is missing for something that is accounted.
+            let waits = matches!(
+                row.keeper,
+                KeeperState::Recording | KeeperState::Recorded | KeeperState::Splitting
+            );
+            if is_short && waits {
                 continue;
             }
             let is_over = match row.keeper {

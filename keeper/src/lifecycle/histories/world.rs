@@ -187,6 +187,12 @@ impl World {
         block
     }
 
+    /// Whether a node has a block on its chain.
+    pub(super) fn stands(&self, node: usize, block: usize) -> bool {
+        let (head, number) = (self.nodes[node].head, self.blocks[block].number);
+        number <= self.blocks[head].number && self.ancestor(head, number) == block
+    }
+
     pub(super) fn view(&self, node: usize) -> View {
         let head = self.nodes[node].head;
         let number = self.blocks[head].number;
