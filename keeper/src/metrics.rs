@@ -53,25 +53,25 @@ registry! {
         "Heads whose parent was not what was seen before.";
     REORG_DEPTH_BLOCKS: Gauge = "keeper_reorg_depth_blocks" ["chain_id"]
         "Blocks that the last reorg took.";
-    ATTEMPTS_TOTAL: Counter = "keeper_attempts_total" ["role", "kind"]
+    ATTEMPTS_TOTAL: Counter = "keeper_attempts_total" ["signer", "kind"]
         "Envelopes that were signed and stored.";
     SEND_RESULTS_TOTAL: Counter = "keeper_send_results_total" ["rpc", "class"]
         "What nodes said to transactions that they were given.";
-    TRANSACTIONS_TOTAL: Counter = "keeper_transactions_total" ["role", "state"]
+    TRANSACTIONS_TOTAL: Counter = "keeper_transactions_total" ["signer", "state"]
         "Transactions that came into a state.";
-    PENDING_TRANSACTIONS: Gauge = "keeper_pending_transactions" ["role"]
-        "Transactions that are not mined.";
-    PARKED_NONCES: Gauge = "keeper_parked_nonces" ["role"]
+    PENDING_TRANSACTIONS: Gauge = "keeper_pending_transactions" ["signer"]
+        "Transactions that are signed and not mined.";
+    PARKED_NONCES: Gauge = "keeper_parked_nonces" ["signer"]
         "Account nonces that are gone, and nobody knows to what.";
     LATE_INTENTS_TOTAL: Counter = "keeper_late_intents_total" ["kind"]
         "Records and splits that were flagged as late.";
-    SIGNER_BALANCE_WEI: Gauge = "keeper_signer_balance_wei" ["role"]
+    SIGNER_BALANCE_WEI: Gauge = "keeper_signer_balance_wei" ["signer"]
         "What a signer has.";
-    SPEND_DAY_WEI: Gauge = "keeper_spend_day_wei" ["role"]
+    SPEND_DAY_WEI: Gauge = "keeper_spend_day_wei" ["signer"]
         "What a signer's transactions of 24 hours cost, or can cost.";
-    SPEND_DAY_LIMIT_WEI: Gauge = "keeper_spend_day_limit_wei" ["role"]
+    SPEND_DAY_LIMIT_WEI: Gauge = "keeper_spend_day_limit_wei" ["signer"]
         "What they may cost.";
-    PAUSED: Gauge = "keeper_paused" ["role", "reason"]
+    PAUSED: Gauge = "keeper_paused" ["signer", "reason"]
         "1 while a signer begins nothing new for this reason, 0 otherwise.";
 }
 

@@ -156,3 +156,29 @@ async fn a_parked_record_is_resolved_by_what_took_its_account_nonce() {
         (Status::ChainConfirmed, KeeperState::Split)
     );
 }
+
+/// A cancelled record gets another account nonce once the no-op in its place is final, and is made
+/// once.
+#[tokio::test]
+async fn a_cancelled_record_is_made_with_another_account_nonce() {
+    let (stack, daemon, draft) = with_a_pull_in_the_pool("again").await;
+    let database = stack.sqlite();
+    stack.anvil.rpc("evm_mine", json!([])).await.unwrap();
+    eventually("its record is in the pool", || async {
+        let pending = BlockTag::Pending;
+        chain(&stack).transaction_count(stack.settler.1, pending).await.unwrap() == 1
+    })
+    .await;
+    run(&daemon, &stack, &["cancel", "0", "--reason", "to see it"]).await;
+    stack.anvil.rpc("evm_setIntervalMining", json!([1])).await.unwrap();
+    sound(&stack, &database, 1).await;
+    let settlement = settlement_of(&database, &draft.authorization).await.unwrap();
+    let record = settlement.record.unwrap().tx_hash;
+    let record = chain(&stack).transaction(record).await.unwrap().unwrap();
+    assert_eq!(record.account_nonce(), 1);
+    let settled = BlockTag::Latest;
+    let settled = chain(&stack).transaction_count(stack.settler.1, settled).await.unwrap();
+    assert_eq!(settled, 3, "the no-op, the record, the split");
+    let newest = run(&daemon, &stack, &["list", "--newest", "3", "--json"]).await;
+    assert!(newest.contains("\"superseded\"") && newest.contains("\"noop\""), "{newest}");
+}

@@ -66,6 +66,14 @@ async fn a_reorg_is_followed() {
     revert(&stack, &snapshot).await;
     split_and_buried(&stack, &database).await;
     through(&stack, &database, 1).await;
+    let metrics = reqwest::get(format!("{}/metrics", daemon.url)).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(value("keeper_reorgs_total{chain_id=\"84532\"}") >= 1.0, "{metrics}");
+    assert!(value("keeper_reorg_depth_blocks{chain_id=\"84532\"}") >= 3.0, "{metrics}");
     let after = settlements(&stack, &database).await.remove(0);
     assert_eq!(
         (before.pull.unwrap().tx_hash, before.record.unwrap().tx_hash),

@@ -148,6 +148,10 @@ async fn on_postgresql_two_daemons_are_one_hub() {
 
     first.signal("KILL").await.unwrap();
     first.wait().await.unwrap();
+    let died = std::time::Instant::now();
+    eventually("the other one leads", || async { second.logged().contains("leading") }).await;
+    // The lease takes three seconds.
+    assert!(died.elapsed() < std::time::Duration::from_secs(3 + 5), "{:?}", died.elapsed());
     // Until the lease runs out nothing is reserved, or it is, and waits for the next leader.
     let draft = Draft::new(&payer, stack.contracts.splitter);
     eventually("the other one takes over", || async {

@@ -49,6 +49,11 @@ async fn a_low_balance_closes_the_intake() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert!(daemon.logged().contains("ALARM: nothing new is begun"), "{}", daemon.tail());
+    for key in [stack.puller.1, stack.settler.1] {
+        let open = format!("keeper_paused{{signer=\"{key}\",reason=\"low_balance\"}} 0");
+        let text = reqwest::get(format!("{}/metrics", daemon.url)).await.unwrap().text().await;
+        assert!(text.unwrap().lines().any(|line| line == open), "{open}");
+    }
     through(&stack, &database, 2).await;
 }
 

@@ -69,9 +69,7 @@ async fn reorg_drops_pull_keeps_record() {
     })
     .await;
     lane.mining("everything agrees", || async {
-        let open =
-            tally(&lane.database, "transactions WHERE NOT final AND state <> 'parked'", "state")
-                .await;
+        let open = tally(&lane.database, "transactions WHERE NOT final", "state").await;
         open.is_empty() && reconciled(&lane.stack, &lane.database).await.is_sound()
     })
     .await;

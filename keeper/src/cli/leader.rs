@@ -27,6 +27,9 @@ use uuid::Uuid;
 const RENEWALS: u32 = 5;
 /// A lease that takes so long to ask for is never given: the connection is lost and does not know.
 const STUCK: Duration = Duration::from_secs(60);
+/// A standby asks for the lease at least this often, so that it leads within a lease's time and
+/// five seconds.
+const MAX_STANDBY: Duration = Duration::from_secs(2);
 /// How long a service that panicked stays down.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// Blocks behind the head that the watcher reads again, beyond what a confirmation takes.
@@ -116,7 +119,7 @@ impl Leader {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(self.interval()) => {}
+                () = tokio::time::sleep(self.interval().min(MAX_STANDBY)) => {}
             }
         }
     }
@@ -190,7 +193,9 @@ impl Leader {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let chain_id = station.record.chain_id;
             let (chain, heads) = (station.chain.clone(), self.heads.clone());
-            let token = stop.clone();
+            let stopped = stop.clone();
+            let splitters: Vec<_> =
+                self.stations.iter().map(|(station, _)| station.record.address).collect();
             let limits = station.chain_settings.spending.limits();
             let max_pending = station.chain_settings.max_pending;
             let make = move || {
@@ -204,8 +209,10 @@ impl Leader {
                     role,
                     limits,
                     max_pending,
+                    splitters: splitters.clone(),
+                    stop: stopped.clone(),
                 }
-                .run(token.clone())
+                .run()
             };
             let name = format!("outbox {address}");
             services.spawn(self.supervise(name, stop.clone(), OutboxError::is_lease_lost, make));

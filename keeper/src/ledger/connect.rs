@@ -95,7 +95,11 @@ impl Ledger {
             }
             POSTGRES.run(&pool).await?;
         }
-        Ok(Self { pool: Pool::Postgres(pool), signals: Signals::new() })
+        let ledger = Self { pool: Pool::Postgres(pool), signals: Signals::new() };
+        if as_daemon {
+            ledger.begin().await?.history().await?;
+        }
+        Ok(ledger)
     }
 
     async fn connect_sqlite(url: &str, as_daemon: bool) -> Result<Self> {

@@ -147,6 +147,7 @@ impl Tx {
              calldata, gas_limit, valid_before, state, due_at_ms, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11, $12)";
         let due = self.clock_ms().await?;
+        let at = self.clock().await?;
         execute!(
             self,
             INSERT,
@@ -161,7 +162,7 @@ impl Tx {
             bigint("gas limit", new.gas_limit)?,
             new.valid_before.map(|second| bigint("validBefore", second)).transpose()?,
             due,
-            now(),
+            at,
         )?;
         Ok(())
     }

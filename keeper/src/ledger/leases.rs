@@ -79,9 +79,16 @@ impl Ledger {
 
 impl Tx {
     /// Which history of the database this is.
-    async fn history(&mut self) -> Result<String> {
+    pub(super) async fn history(&mut self) -> Result<String> {
         const SELECT: &str = concat!("SELECT ", history!(), " AS origin");
-        let row = fetch_optional!(self, Origin, SELECT)?;
+        let row = fetch_optional!(self, Origin, SELECT).map_err(|error| {
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            // insufficient_privilege, undefined_function
+            match code.as_deref() {
+                Some("42501" | "42883") => LedgerError::NoHistory(error),
+                _ => error.into(),
+            }
+        })?;
         row.map(|row| row.origin).ok_or_else(|| sqlx::Error::RowNotFound.into())
     }
 

@@ -65,6 +65,13 @@ pub enum LedgerError {
     /// The database may lose what it has confirmed.
     #[error("{0}: committed payments could be lost; switch it on")]
     NotDurable(String),
+    /// The role may not ask which history of the database this is.
+    #[error(
+        "the database's role must be allowed to call pg_walfile_name, pg_current_wal_lsn and \
+         pg_control_system, or a restored copy could not be told from the original; grant EXECUTE: \
+         {0}"
+    )]
+    NoHistory(sqlx::Error),
     /// Another keeper has this SQLite file open.
     #[error("{0} is in use by another keeper; this one stands by until that one ends")]
     InUse(String),
@@ -112,9 +119,9 @@ impl LedgerError {
                 | sqlx::Error::WorkerCrashed,
             ) => true,
             // PostgreSQL: connection lost, out of something, stopped by an operator, transaction
-            // left idle. SQLite: I/O error, disk full, cannot open.
+            // left idle, a standby that is not promoted. SQLite: I/O error, disk full, cannot open.
             Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
-                ["08", "53", "57", "25P0"].iter().any(|class| code.starts_with(class))
+                ["08", "53", "57", "25P0", "55000"].iter().any(|class| code.starts_with(class))
                     || ["10", "13", "14"].contains(&code.as_ref())
             }),
             _ => false,

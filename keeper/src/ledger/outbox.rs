@@ -5,7 +5,7 @@
 
 use super::{
     Intent, Lease, LedgerError, Result, Tx,
-    columns::{address, bigint, hash, hex, now, unsigned, uuid, word},
+    columns::{address, bigint, hash, hex, unsigned, uuid, word},
     intents::backed,
     query::{execute, fetch_all, fetch_optional},
 };
@@ -60,8 +60,8 @@ pub struct Envelope {
     pub raw: Bytes,
     /// What it offers.
     pub fees: Fees,
-    /// When it was signed; `None` before it is stored.
-    pub signed_at: Option<DateTime<Utc>>,
+    /// Seconds since it was signed, by the database's clock.
+    pub age: u64,
 }
 
 /// A transaction with at least one committed envelope whose fate is open.
@@ -160,15 +160,19 @@ struct Hash {
     hash: String,
 }
 
-/// How much of what an intent `i` follows from is on the chain: a record's pull; for a split, what
-/// is recorded and not split, if all of it is backed.
+/// How much of what an intent `i` follows from is on the chain: a record's pull, while it is not
+/// recorded; for a split, what is recorded and not split, if all of it is backed.
 macro_rules! causes {
     () => {
         concat!(
             "CASE i.kind
                 WHEN 'record' THEN (SELECT count(*) FROM x402_settlements s
                     WHERE s.id = i.settlement_id
-                    AND s.status IN ('facilitator_attested', 'chain_confirmed'))
+                    AND s.status IN ('facilitator_attested', 'chain_confirmed')
+                    AND NOT EXISTS (SELECT 1 FROM splitter_events e
+                        WHERE e.chain_id = s.chain_id AND e.splitter = s.splitter
+                        AND e.event_name = 'SettlementRecorded' AND e.account = s.payer
+                        AND e.eip3009_nonce = s.eip3009_nonce))
                 WHEN 'split' THEN (SELECT count(*) FROM x402_settlements s
                     WHERE s.chain_id = i.chain_id AND s.splitter = i.splitter
                     AND s.splitter_capability_id = i.splitter_capability_id
@@ -218,18 +222,9 @@ impl Tx {
             .ok_or_else(|| LedgerError::Conflict(format!("signer {signer}")))?
             .number;
         let (most, data) = (bigint("cost", cost.max)?, bigint("data fee", cost.data)?);
-        let row = fetch_optional!(
-            self,
-            Number,
-            INSERT,
-            nonce,
-            epoch,
-            false,
-            most,
-            data,
-            now(),
-            intent.id
-        )?;
+        let at = self.clock().await?;
+        let row =
+            fetch_optional!(self, Number, INSERT, nonce, epoch, false, most, data, at, intent.id)?;
         let transaction =
             row.ok_or_else(|| LedgerError::Conflict(format!("intent {}", intent.id)))?;
         execute!(self, LINK, transaction.number, intent.id)?;
@@ -286,6 +281,7 @@ impl Tx {
                 THEN gas_limit * $2 + data_fee_wei ELSE max_cost_wei END
             WHERE id = $1 AND state IN ('planned', 'signed', 'broadcast')";
         self.hold_lease(lease).await?;
+        let at = self.clock().await?;
         execute!(
             self,
             INSERT,
@@ -295,7 +291,7 @@ impl Tx {
             envelope.raw.to_vec(),
             bigint("max fee per gas", envelope.fees.max_fee_per_gas)?,
             bigint("max priority fee per gas", envelope.fees.max_priority_fee_per_gas)?,
-            now(),
+            at,
         )?;
         // A replacement finds it signed or sent; what is decided gets no more envelopes.
         let fee = bigint("max fee per gas", envelope.fees.max_fee_per_gas)?;
@@ -328,13 +324,18 @@ impl Tx {
         let chain = bigint("chain id", chain_id)?;
         let transactions = fetch_all!(self, OutgoingRow, TRANSACTIONS, chain, hex(signer))?;
         let attempts = fetch_all!(self, EnvelopeRow, ATTEMPTS, chain, hex(signer))?;
+        let clock = self.clock().await?;
         transactions
             .into_iter()
             .map(|row| {
                 let envelopes = attempts
                     .iter()
                     .filter(|attempt| attempt.transaction_id == row.id)
-                    .map(Envelope::try_from)
+                    .map(|attempt| {
+                        let age = (clock - attempt.created_at).num_seconds();
+                        let age = u64::try_from(age).unwrap_or(0);
+                        Ok(Envelope { age, ..Envelope::try_from(attempt)? })
+                    })
                     .collect::<Result<_>>()?;
                 Ok(Outgoing {
                     id: row.id,
@@ -494,7 +495,7 @@ impl TryFrom<&EnvelopeRow> for Envelope {
                     row.max_priority_fee_per_gas,
                 )?,
             },
-            signed_at: Some(row.created_at),
+            age: 0,
         })
     }
 }

@@ -267,36 +267,44 @@ impl Tx {
         self.hold_lease(lease).await?;
         let (chain, at) = (bigint("chain id", chain_id)?, hex(signer));
         let epoch = bigint("epoch", lease.epoch)?;
+        let begun = self.clock().await?;
         let last = bigint("account nonce", end)?;
         execute!(self, END, last, chain, &at)?;
         while let Some(row) = fetch_optional!(self, Number, ALLOCATE, chain, &at, epoch, last)? {
             let gas = bigint("gas limit", gas_limit)?;
             let nothing: &[u8] = &[];
-            execute!(self, INSERT, chain, &at, row.number, epoch, nothing, gas, false, now())?;
+            execute!(self, INSERT, chain, &at, row.number, epoch, nothing, gas, false, begun)?;
         }
         Ok(())
     }
 
     /// Ends a quarantine once every account nonce below its end is decided for good and the mirror
-    /// of each of the chain's Splitters has seen what was done with them. True when it has ended.
+    /// of each of the Splitters that are served has seen what was done with them. True when it has
+    /// ended.
     pub async fn end_quarantine(
         &mut self,
         lease: &Lease,
         chain_id: u64,
         signer: Address,
+        splitters: &[Address],
         finalized_block: u64,
     ) -> Result<bool> {
+        const MIRRORED: &str = "SELECT count(*) AS number FROM cursors WHERE chain_id = $1
+            AND splitter = $2 AND stream = 'mirror' AND next_block > $3";
         const UPDATE: &str = "UPDATE signers SET quarantined_at = NULL, quarantine_end = NULL,
             quarantine_reason = NULL, closed = NULL
             WHERE chain_id = $1 AND address = $2 AND quarantine_end IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM transactions t WHERE t.chain_id = $1 AND t.signer = $2
-                AND NOT t.final AND t.account_nonce < signers.quarantine_end)
-            AND NOT EXISTS (SELECT 1 FROM splitters s WHERE s.chain_id = $1 AND NOT EXISTS (
-                SELECT 1 FROM cursors c WHERE c.chain_id = $1 AND c.splitter = s.address
-                AND c.stream = 'mirror' AND c.next_block > $3))";
+                AND NOT t.final AND t.account_nonce < signers.quarantine_end)";
         self.hold_lease(lease).await?;
         let chain = bigint("chain id", chain_id)?;
         let block = bigint("block number", finalized_block)?;
-        Ok(execute!(self, UPDATE, chain, hex(signer), block)? == 1)
+        for splitter in splitters {
+            let row = fetch_optional!(self, Number, MIRRORED, chain, hex(splitter), block)?;
+            if row.is_none_or(|row| row.number == 0) {
+                return Ok(false);
+            }
+        }
+        Ok(execute!(self, UPDATE, chain, hex(signer))? == 1)
     }
 }

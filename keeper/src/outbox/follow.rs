@@ -17,7 +17,6 @@ use alloy::{
     consensus::TxEip1559,
     primitives::{Address, B256, Bytes, TxKind},
 };
-use chrono::Utc;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -77,7 +76,7 @@ impl Outbox {
                 ..TxEip1559::default()
             })
             .await?;
-        let envelope = Envelope { hash: signed.hash, kind, raw: signed.raw, fees, signed_at: None };
+        let envelope = Envelope { hash: signed.hash, kind, raw: signed.raw, fees, age: 0 };
         let mut tx = self.ledger.begin().await?;
         tx.add_envelope(&self.lease, transaction, &envelope).await?;
         tx.commit(match kind {
@@ -86,7 +85,7 @@ impl Outbox {
             AttemptKind::Noop => Point::Noop,
         })
         .await?;
-        ATTEMPTS_TOTAL.add(1, [self.role.as_str(), kind.as_str()]);
+        ATTEMPTS_TOTAL.add(1, [&self.label(), kind.as_str()]);
         Ok(envelope)
     }
 
@@ -103,9 +102,9 @@ impl Outbox {
         let count = |is: fn(TransactionState) -> bool| {
             outgoing.iter().map(|transaction| u64::from(is(transaction.state))).sum()
         };
-        PENDING_TRANSACTIONS.set(count(TransactionState::is_pending), [self.role.as_str()]);
+        PENDING_TRANSACTIONS.set(count(TransactionState::is_pending), [&self.label()]);
         let is_parked = |state| state == TransactionState::Parked;
-        PARKED_NONCES.set(count(is_parked), [self.role.as_str()]);
+        PARKED_NONCES.set(count(is_parked), [&self.label()]);
         let known: BTreeSet<_> = outgoing.iter().map(|transaction| transaction.id).collect();
         memory.sent.retain(|id, _| known.contains(id));
         memory.looked.retain(|id, _| known.contains(id));
@@ -170,7 +169,7 @@ impl Outbox {
 
     fn tell(&self, account_nonce: u64, state: TransactionState, hash: Option<B256>) {
         let signer = self.signer.address();
-        TRANSACTIONS_TOTAL.add(1, [self.role.as_str(), state.as_str()]);
+        TRANSACTIONS_TOTAL.add(1, [&self.label(), state.as_str()]);
         match (state, self.role) {
             (TransactionState::Parked, _) => tracing::error!(
                 %signer, account_nonce,
@@ -295,9 +294,7 @@ impl Outbox {
         Ok(Unmined {
             kind: envelope.kind,
             fees: envelope.fees,
-            age: envelope
-                .signed_at
-                .map_or(0, |when| u64::try_from((Utc::now() - when).num_seconds()).unwrap_or(0)),
+            age: envelope.age,
             cause,
             ceiling: limits.ceiling(transaction.gas_limit, transaction.data_fee),
         })
@@ -375,6 +372,10 @@ impl Outbox {
     /// The one place from which bytes go to the nodes. They are committed: [`Envelope`]s come from
     /// the ledger, or from [`Outbox::add_envelope`].
     pub(super) async fn broadcast(&self, account_nonce: u64, envelope: &Envelope) {
+        // What is committed is sent by whoever leads next.
+        if self.stop.is_cancelled() {
+            return;
+        }
         let (chain, heads) = (self.chain.clone(), self.heads.clone());
         let (signer, hash, raw) = (self.signer.address(), envelope.hash, envelope.raw.clone());
         let send = async move {

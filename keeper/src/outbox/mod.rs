@@ -1,15 +1,9 @@
 //! The outbox: takes intents to finality, each with exactly one effect on the chain.
 //!
-//! What it promises in this release: an account nonce is allocated in the SQL transaction that
-//! claims the work; an envelope's bytes and hash are committed before they are sent; an unknown
-//! send result frees nothing; a transaction is given up only when the finalized count is past its
-//! account nonce and none of its envelopes has a receipt, and then it is parked for a human. An
-//! envelope that cannot be mined, or is not for half a minute, is replaced for higher fees; a pull
-//! whose window is over, and a record or split whose cause is gone, give way to a transaction that
-//! does nothing. What is not here yet: spending caps.
-//!
-//! What it assumes: the key signs for nobody else, the node's `finalized` does not move back, the
-//! database keeps what it has committed.
+//! An account nonce is allocated in the SQL transaction that claims the work; an envelope's bytes and
+//! hash are committed before they are sent; an unknown send result frees nothing; only the finalized
+//! count decides an account nonce. docs/outbox.md has the whole list of what it guarantees and what
+//! it assumes.
 
 mod follow;
 mod orders;
@@ -19,10 +13,11 @@ mod quarantine;
 use crate::{
     chain::{Chain as Rpc, ChainError, Heads},
     ledger::{Lease, Ledger, LedgerError, SignerRole, Topic},
-    lifecycle::{JITTER_PERCENT, Limits, backoff},
+    lifecycle::{Closed, JITTER_PERCENT, Limits, backoff},
+    metrics::{PARKED_NONCES, PAUSED, PENDING_TRANSACTIONS},
     signer::{Signer, SignerError},
 };
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use rand::Rng;
 use std::{
     collections::BTreeMap,
@@ -93,6 +88,10 @@ pub struct Outbox {
     pub limits: Limits,
     /// Most of its transactions that are under way and not mined.
     pub max_pending: u64,
+    /// The Splitters that are served; their mirrors say what was done.
+    pub splitters: Vec<Address>,
+    /// Once this is cancelled nothing is sent.
+    pub stop: CancellationToken,
 }
 
 /// What the outbox remembers between ticks; none of it is needed after a restart.
@@ -111,11 +110,12 @@ struct Memory {
 }
 
 impl Outbox {
-    /// Runs until `stop`, or until the lease is lost.
+    /// Runs until it is stopped, or until the lease is lost.
     ///
     /// # Errors
     /// [`LedgerError::LeaseLost`] and [`OutboxError::FinalityBroken`]; everything else is retried.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), OutboxError> {
+    pub async fn run(mut self) -> Result<(), OutboxError> {
+        let stop = self.stop.clone();
         let mut work = self.ledger.listen(Topic::Intents);
         let mut memory = Memory::default();
         let mut adopted = false;
@@ -149,7 +149,19 @@ impl Outbox {
                 () = self.heads.changed() => {}
             }
         }
+        // Whoever leads next counts.
+        for gauge in [PENDING_TRANSACTIONS, PARKED_NONCES] {
+            gauge.set(0, [&self.label()]);
+        }
+        for reason in Closed::ALL {
+            PAUSED.set(0, [&self.label(), reason.as_str()]);
+        }
         Ok(())
+    }
+
+    /// The signer, as metrics name it.
+    fn label(&self) -> String {
+        self.signer.address().to_string()
     }
 
     /// Each part on its own: a fault of one must not hold up the others.

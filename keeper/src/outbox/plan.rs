@@ -118,7 +118,8 @@ impl Outbox {
             owed: spending.owed.into(),
             day: spending.day.into(),
         };
-        let role = [self.role.as_str()];
+        let label = self.label();
+        let role = [label.as_str()];
         SIGNER_BALANCE_WEI.set(balance.saturating_to(), role);
         SPEND_DAY_WEI.set(spending.day, role);
         SPEND_DAY_LIMIT_WEI.set(limits.day, role);
@@ -145,7 +146,7 @@ impl Outbox {
         let signer = self.signer.address();
         for reason in Closed::ALL {
             let is_why = u64::from(closed == Some(*reason));
-            PAUSED.set(is_why, [self.role.as_str(), reason.as_str()]);
+            PAUSED.set(is_why, [&self.label(), reason.as_str()]);
         }
         if known.closed == closed {
             return Ok(());

@@ -15,7 +15,7 @@ impl Outbox {
     /// old copy or somebody else has the key: quarantine, before anything is allocated.
     pub(super) async fn adopt(&self) -> Result<(), OutboxError> {
         let signer = self.signer.address();
-        let seen = self.chain.transaction_count(signer, BlockTag::Pending).await?;
+        let seen = self.seen().await?;
         let mut tx = self.ledger.begin().await?;
         // A signer that is seen for the first time begins behind what is mined or waits in a pool.
         let adopted = tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, seen).await?;
@@ -34,6 +34,16 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many transactions of the signer any node has seen, mined or in its pool.
+    async fn seen(&self) -> Result<u64, OutboxError> {
+        let mut seen = 0;
+        for tag in [BlockTag::Latest, BlockTag::Pending] {
+            let signer = self.signer.address();
+            seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
+        }
+        Ok(seen)
+    }
+
     /// Occupies every account nonce that may be used, and lets work begin again once all of them
     /// are final and the mirror has seen what was done with them.
     pub(super) async fn heal(
@@ -42,13 +52,9 @@ impl Outbox {
         quarantine: &Quarantine,
     ) -> Result<(), OutboxError> {
         let signer = self.signer.address();
-        PAUSED.set(1, [self.role.as_str(), Closed::Quarantine.as_str()]);
+        PAUSED.set(1, [&self.label(), Closed::Quarantine.as_str()]);
         let Some(end) = quarantine.end else {
-            let mut seen = 0;
-            for tag in [BlockTag::Latest, BlockTag::Pending] {
-                seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
-            }
-            let end = certainly_free(known.next_account_nonce, seen);
+            let end = certainly_free(known.next_account_nonce, self.seen().await?);
             let mut tx = self.ledger.begin().await?;
             tx.occupy(&self.lease, self.chain_id, signer, end, NOOP_GAS).await?;
             tx.commit(Point::Quarantine).await?;
@@ -67,8 +73,9 @@ impl Outbox {
         let mut tx = self.ledger.begin().await?;
         // The mirror never goes back behind what is remembered as final.
         tx.set_finalized(&self.lease, self.chain_id, newest).await?;
-        let ended =
-            tx.end_quarantine(&self.lease, self.chain_id, signer, finalized.number()).await?;
+        let ended = tx
+            .end_quarantine(&self.lease, self.chain_id, signer, &self.splitters, newest.0)
+            .await?;
         if ended {
             tx.commit(Point::Quarantine).await?;
             tracing::warn!(%signer, "quarantine is over");

@@ -164,7 +164,7 @@ pub(super) fn envelope(byte: u8) -> Envelope {
         kind: AttemptKind::First,
         raw: Bytes::from(vec![byte; 8]),
         fees: Fees { max_fee_per_gas: 10, max_priority_fee_per_gas: 1 },
-        signed_at: None,
+        age: 0,
     }
 }
 

@@ -184,3 +184,88 @@ async fn a_delivery_belongs_to_its_last_attempt() {
     })
     .await;
 }
+
+/// What is owed is the dearest that is not mined; a day is what was paid, or can be, in 24 hours.
+#[tokio::test]
+async fn spending_is_summed_over_a_rolling_day() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        for n in 0..3u8 {
+            let payer = PrivateKeySigner::random();
+            let settlement =
+                paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), u64::from(n) + 1).await;
+            add_record(&db.ledger, &settlement).await.unwrap();
+            let mut tx = db.ledger.begin().await.unwrap();
+            let intents = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
+            let cost = Cost { max: 1_000 * 10u64.pow(n.into()), data: 0 };
+            tx.plan(&lease, 84_532, SIGNER, &intents[0], cost).await.unwrap();
+            tx.commit(HERE).await.unwrap();
+        }
+        let spending = || async {
+            let mut tx = db.ledger.read().await.unwrap();
+            let found = tx.spending(84_532, SIGNER).await.unwrap();
+            (found.owed, found.day)
+        };
+        assert_eq!(spending().await, (111_000, 111_000), "all of it is owed");
+        // The first is mined, for less than it could have cost.
+        let hash = format!("0x{}", "11".repeat(32));
+        db.tamper(&format!(
+            "UPDATE transactions SET state = 'included', mined_hash = '{hash}', l2_fee_wei = 300,
+             l1_fee_wei = 33 WHERE account_nonce = 7"
+        ))
+        .await
+        .unwrap();
+        assert_eq!(spending().await, (110_000, 110_333));
+        // A day later it does not count; what is still open does, however old.
+        let old = match db.url.starts_with("sqlite") {
+            true => "'2020-01-01T00:00:00+00:00'",
+            false => "now() - interval '25 hours'",
+        };
+        db.tamper(&format!("UPDATE transactions SET created_at = {old}")).await.unwrap();
+        assert_eq!(spending().await, (110_000, 110_333), "it is not final");
+        db.tamper("UPDATE transactions SET final = TRUE WHERE account_nonce = 7").await.unwrap();
+        assert_eq!(spending().await, (110_000, 110_000));
+        // Another key's do not.
+        let mut tx = db.ledger.read().await.unwrap();
+        let other = tx.spending(84_532, Address::repeat_byte(9)).await.unwrap();
+        assert_eq!((other.owed, other.day), (0, 0));
+    })
+    .await;
+}
+
+/// A Splitter that is not served any more does not keep a key in quarantine; one that is served and
+/// not read far enough does.
+#[tokio::test]
+async fn a_quarantine_ends_with_what_is_served() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        let end = |splitters: Vec<Address>| {
+            let (ledger, lease) = (db.ledger.clone(), lease.clone());
+            async move {
+                let mut tx = ledger.begin().await.unwrap();
+                let ended = tx.end_quarantine(&lease, 84_532, SIGNER, &splitters, 9).await.unwrap();
+                tx.commit(HERE).await.unwrap();
+                ended
+            }
+        };
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.quarantine(&lease, 84_532, SIGNER, "restored").await.unwrap();
+        tx.commit(HERE).await.unwrap();
+        assert!(!end(vec![]).await, "nobody has asked the chain yet");
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.occupy(&lease, 84_532, SIGNER, 9, 21_000).await.unwrap();
+        assert_eq!(tx.unsigned(84_532, SIGNER).await.unwrap().len(), 2, "account nonces 7 and 8");
+        tx.commit(HERE).await.unwrap();
+        assert!(!end(vec![]).await, "two account nonces are open");
+        db.tamper("UPDATE transactions SET state = 'superseded', final = TRUE").await.unwrap();
+        assert!(!end(vec![SPLITTER]).await, "its mirror is not there yet");
+        let mut tx = db.ledger.begin().await.unwrap();
+        tx.set_cursor(84_532, SPLITTER, Stream::Mirror, 10, None).await.unwrap();
+        tx.commit(HERE).await.unwrap();
+        assert!(end(vec![SPLITTER]).await);
+        let mut tx = db.ledger.read().await.unwrap();
+        let signer = tx.signer(84_532, SIGNER).await.unwrap().unwrap();
+        assert_eq!((signer.next_account_nonce, signer.quarantine, signer.closed), (9, None, None));
+    })
+    .await;
+}

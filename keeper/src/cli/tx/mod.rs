@@ -297,13 +297,17 @@ async fn release(config: &Config, payment: Uuid, how: &How) -> Result<(), Exit> 
     let Some(settlement) = tx.settlement(payment).await? else {
         return Err(eyre::eyre!("the ledger has no payment {payment}").into());
     };
-    let settler = signers(config, &mut tx).await?.into_iter().find(|signer| {
-        signer.chain_id == settlement.chain_id && signer.record.role == SignerRole::Settler
+    let splitter = config.splitter.iter().find(|splitter| {
+        (splitter.chain, splitter.address) == (settlement.chain_id, settlement.pay_to)
     });
-    drop(tx);
-    let Some(settler) = settler else {
-        return Err(eyre::eyre!("no daemon has led chain {} yet", settlement.chain_id).into());
+    let Some(splitter) = splitter else {
+        let to = settlement.pay_to;
+        return Err(Exit::misconfigured(eyre::eyre!(
+            "payment {payment} went to Splitter {to}, which the configuration does not have"
+        )));
     };
+    let settler = signer(config, &mut tx, &splitter.settler.address.to_string()).await?;
+    drop(tx);
     let order = Order {
         action: OrderAction::Release,
         account_nonce: None,

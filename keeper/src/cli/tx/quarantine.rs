@@ -59,7 +59,11 @@ impl Quarantine {
         let mut tx = ledger.read().await?;
         let mut known = signers(config, &mut tx).await?;
         drop(tx);
-        known.retain(|signer| signer.chain_id == chain_id);
+        let served = |address| {
+            let mut of_chain = config.splitter.iter().filter(|one| one.chain == chain_id);
+            of_chain.any(|one| [one.settler.address, one.puller.address].contains(&address))
+        };
+        known.retain(|signer| signer.chain_id == chain_id && served(signer.record.address));
         for signer in known {
             let order = Order {
                 action: OrderAction::Quarantine,
