@@ -149,6 +149,7 @@ async fn a_parked_record_is_resolved_by_what_took_its_account_nonce() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("refused"), "{wrong:?}");
     let taker = taker.as_str().unwrap();
     run(&daemon, &stack, &["resolve", "0", "--tx-hash", taker, "--reason", "the thief's"]).await;
+    run(&daemon, &stack, &["release", payment.as_str(), "--reason", "key rotated"]).await;
     sound(&stack, &database, 1).await;
     let settlement = settlement_of(&database, &draft.authorization).await.unwrap();
     assert_eq!(

@@ -1,7 +1,8 @@
 //! Chains that take back what they said, and nodes that lie.
 
 use crate::support::{
-    Draft, call, chain, eventually, invoke, keeper, on_chain, settlements, stack, tally, through,
+    Draft, call, chain, eventually, invoke, keeper, on_chain, reconciled, settlements, stack,
+    tally, through,
 };
 use keeper::{
     chain::BlockTag,
@@ -108,6 +109,51 @@ async fn a_reorg_while_it_slept_is_followed() {
     through(&stack, &database, 1).await;
     let again = invoke(&daemon.url, &call("asleep-1"), Some(&draft.header())).await;
     assert_eq!((again.status, &again.body["replayed"]), (200, &json!(true)));
+}
+
+/// A reorg much deeper than the window that is read again at each head, and not final: the mirror is
+/// read anew from the final block on, and everything lands once.
+#[tokio::test]
+async fn a_reorg_deeper_than_the_window_is_followed() {
+    let anvil = AnvilOptions { slots_in_an_epoch: 48, ..AnvilOptions::default() };
+    let stack = stack("deep", StackOptions { anvil, ..StackOptions::default() }).await;
+    let database = stack.sqlite();
+    let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    let mut draft = Draft::new(&stack.agent(FUNDS).await.unwrap(), stack.contracts.splitter);
+    draft.authorization.valid_before += 540;
+    let snapshot = stack.anvil.rpc("evm_snapshot", json!([])).await.unwrap();
+    let paid = invoke(&daemon.url, &call("deep-1"), Some(&draft.header())).await;
+    assert_eq!(paid.status, 200, "{paid:?}");
+    eventually("it is split and booked", || async {
+        settlements(&stack, &database).await[0].keeper_state == KeeperState::Split
+            && tally(&database, "journals", "kind").await.get("split") == Some(&1)
+    })
+    .await;
+    // Sixty blocks more; the window is 22.
+    stack.anvil.rpc("anvil_mine", json!(["0x3c", "0x1"])).await.unwrap();
+    let head = || async { chain(&stack).head(BlockTag::Latest).await.unwrap().number() };
+    let before = head().await;
+    eventually("the mirror is there", || async {
+        let mirrored =
+            tally(&database, "cursors WHERE stream = 'mirror'", "CAST(next_block AS TEXT)");
+        mirrored.await.keys().all(|next| next.parse::<u64>().unwrap() > before)
+    })
+    .await;
+    revert(&stack, &snapshot).await;
+    stack.anvil.rpc("anvil_mine", json!(["0x41", "0x1"])).await.unwrap();
+    eventually("it is found, sent again, and agrees", || async {
+        let settlement = settlements(&stack, &database).await.remove(0);
+        settlement.keeper_state == KeeperState::Split
+            && settlement.split.is_some_and(|split| split.block_number > before)
+            && on_canonical_block(&stack, &settlement).await
+    })
+    .await;
+    assert_eq!(on_chain(&stack, &draft.authorization).await, (FUNDS - PRICE_MICRO, true));
+    let puller = chain(&stack).transaction_count(stack.puller.1, BlockTag::Latest).await.unwrap();
+    let settler = chain(&stack).transaction_count(stack.settler.1, BlockTag::Latest).await.unwrap();
+    assert_eq!((puller, settler), (1, 2), "each once");
+    eventually("the books agree", || async { reconciled(&stack, &database).await.is_sound() })
+        .await;
 }
 
 /// A reorg takes a served payment, and its window closes before it can be sent again: nothing can

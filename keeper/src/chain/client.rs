@@ -22,6 +22,9 @@ use url::Url;
 /// How long an endpoint may take for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Blocks that an endpoint may be behind the best of them and still be read from.
+const MAX_BEHIND: u64 = 5;
+
 /// A chain behind one or more endpoints. Cheap to clone.
 ///
 /// Reads go to the endpoints in turn until one answers. A transaction goes to all of them: a
@@ -104,19 +107,32 @@ impl Chain {
         Err(failure)
     }
 
-    /// The same chain through one endpoint only, for reads that must not mix two nodes' views. The
-    /// first that answers is taken.
+    /// The same chain through one endpoint only, for reads that must not mix two nodes' views: the
+    /// first that is not behind the others.
+    ///
+    /// # Errors
+    /// When no endpoint answers.
     pub async fn pinned(&self) -> Result<Self> {
         self.pinned_at(0).await
     }
 
-    /// The same through the first endpoint that has come as far as block `least`. A node that lags
-    /// answers questions about blocks that it does not have as if nothing were in them.
+    /// The same through the first endpoint that has also come as far as block `least`. A node that
+    /// lags answers questions about blocks that it does not have as if nothing were in them.
+    ///
+    /// # Errors
+    /// When no endpoint answers, or none has come as far.
     pub async fn pinned_at(&self, least: u64) -> Result<Self> {
+        let method = "eth_blockNumber";
+        let asked = self.endpoints.iter().map(|endpoint| async move {
+            let head = endpoint.client.request::<_, U64>(method, ()).await;
+            (endpoint, head.map(|number| number.to::<u64>()))
+        });
+        let heads = futures::future::join_all(asked).await;
+        let best = heads.iter().filter_map(|(_, head)| head.as_ref().ok()).max().copied();
+        let least = least.max(best.unwrap_or_default().saturating_sub(MAX_BEHIND));
         let mut reason = "none is configured".to_owned();
-        for endpoint in self.endpoints.iter() {
-            let answer = endpoint.client.request::<_, U64>("eth_blockNumber", ()).await;
-            match answer.map(|number| number.to::<u64>()) {
+        for (endpoint, head) in heads {
+            match head {
                 Ok(head) if head >= least => {
                     let endpoints = Arc::new([Arc::clone(endpoint)]);
                     return Ok(Self { endpoints, ..self.clone() });
@@ -127,7 +143,7 @@ impl Chain {
                 Err(error) => reason = format!("{}: {}", endpoint.name, describe(&error)),
             }
         }
-        Err(ChainError::Unavailable { method: "eth_blockNumber", reason })
+        Err(ChainError::Unavailable { method, reason })
     }
 
     /// EIP-155 chain id.

@@ -138,6 +138,7 @@ impl Heads {
 /// Reads the head and its ancestors as far as they are not held, and keeps them.
 async fn look(chain: &Chain, history: &mut History) -> Result<(Head, Place)> {
     let method = "eth_getBlockByHash";
+    let chain = chain.pinned().await?;
     let head = chain.head(BlockTag::Latest).await?;
     let mut path = vec![head];
     let mut child = head;

@@ -217,6 +217,8 @@ pub(super) async fn inspect(
         first_block: settings.first_block,
     };
     check_puller(&chain, settings, &record).await?;
+    // Final counts decide what became of a transaction: a node must have the state of that block.
+    chain.transaction_count(settings.puller.address, BlockTag::Finalized).await?;
     Ok(Station {
         settings: settings.clone(),
         chain_settings: chain_settings.clone(),

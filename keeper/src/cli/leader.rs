@@ -134,14 +134,25 @@ impl Leader {
         let mut services = self.start(lease, &stop);
         self.keep(lease, &stop).await;
         stop.cancel();
-        while services.join_next().await.is_some() {}
+        let all = async { while services.join_next().await.is_some() {} };
+        if tokio::time::timeout(STUCK, all).await.is_err() {
+            let reason = "a service has not stopped for a minute; the daemon ends, so that it is \
+                          started anew";
+            tracing::error!(lease = lease.name, reason, "ALARM: service stopped");
+            self.halt.call(reason.to_owned());
+            services.abort_all();
+        }
         let released = async {
             let mut tx = self.ledger.begin().await?;
             tx.release_lease(lease).await?;
             tx.commit(Point::Release).await
         };
-        if let Err(error) = released.await {
-            tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
+        match tokio::time::timeout(self.lease_time, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the lease could not be given back; it runs out by itself");
+            }
+            Err(_) => tracing::warn!("the lease could not be given back; it runs out by itself"),
         }
     }
 
@@ -158,7 +169,12 @@ impl Leader {
                 tx.renew_lease(lease, self.lease_time).await?;
                 tx.commit(Point::Renew).await
             };
-            match renewal.await {
+            // A connection that is lost and does not know must not hold up the end of the lease.
+            let Ok(renewal) = tokio::time::timeout(self.lease_time, renewal).await else {
+                tracing::error!("could not renew the lease in its time: stopping the services");
+                return;
+            };
+            match renewal {
                 Ok(()) => renewed = Instant::now(),
                 Err(LedgerError::LeaseLost(name)) => {
                     tracing::error!(lease = name, "lost the lease: stopping the services");

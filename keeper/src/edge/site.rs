@@ -90,7 +90,8 @@ impl Site {
     /// # Errors
     /// When the ledger does not answer.
     pub async fn is_unsigned(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
-        tx.is_unsigned_for(self.splitter.chain_id, MAX_UNSIGNED).await
+        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
+        tx.is_unsigned_for(chain_id, [self.puller, authorized_settler], MAX_UNSIGNED).await
     }
 
     /// Whether a daemon leads and has taken both keys over.

@@ -118,8 +118,8 @@ macro_rules! backed {
 pub(super) use backed;
 
 /// Whether open work is wanted as the chain is now: a pull while its payment has not come in, by
-/// whomever; a record while its pull is on the chain and no record of it is; a split while each of
-/// its records has its pull. The mirror decides, so that a ledger that has lost what it did does not
+/// whomever; a record while its pull is on the chain, no record of it is, and nobody holds it; a
+/// split while each of its records has its pull. The mirror decides, so that a ledger that has lost what it did does not
 /// do it again.
 macro_rules! wanted {
     () => {
@@ -132,6 +132,7 @@ macro_rules! wanted {
             OR kind = 'record' AND EXISTS (SELECT 1 FROM x402_settlements s
                 WHERE s.id = intents.settlement_id
                 AND s.status IN ('facilitator_attested', 'chain_confirmed')
+                AND s.keeper_state = 'recording'
                 AND NOT EXISTS (SELECT 1 FROM splitter_events e WHERE e.chain_id = s.chain_id
                     AND e.splitter = s.splitter AND e.event_name = 'SettlementRecorded'
                     AND e.account = s.payer AND e.eip3009_nonce = s.eip3009_nonce)))"
@@ -261,8 +262,8 @@ impl Tx {
     /// Lets the record of a held payment go on. True when there was one.
     pub async fn reopen_record(&mut self, settlement: Uuid) -> Result<bool> {
         const UPDATE: &str = "UPDATE intents SET state = 'open', reason = NULL, deferrals = 0,
-            due_at_ms = $1 WHERE settlement_id = $2 AND kind = 'record' AND state = 'held'
-            AND NOT EXISTS (SELECT 1 FROM transaction_intents ti
+            due_at_ms = $1 WHERE settlement_id = $2 AND kind = 'record'
+            AND state IN ('held', 'open') AND NOT EXISTS (SELECT 1 FROM transaction_intents ti
                 JOIN transactions t ON t.id = ti.transaction_id
                 WHERE ti.intent_id = intents.id AND NOT t.final)";
         let due = self.clock_ms().await?;

@@ -255,13 +255,21 @@ impl Tx {
             .collect()
     }
 
-    /// Whether a transaction of a chain has waited for its signature for longer than `patience`:
-    /// then KMS does not sign, or nobody asks it to.
-    pub async fn is_unsigned_for(&mut self, chain_id: u64, patience: TimeDelta) -> Result<bool> {
+    /// Whether a transaction of one of these signers has waited for its signature for longer than
+    /// `patience`: then KMS does not sign, or nobody asks it to.
+    pub async fn is_unsigned_for(
+        &mut self,
+        chain_id: u64,
+        signers: [Address; 2],
+        patience: TimeDelta,
+    ) -> Result<bool> {
         const SELECT: &str = "SELECT count(*) AS number FROM transactions
-            WHERE chain_id = $1 AND state = 'planned' AND created_at < $2";
+            WHERE chain_id = $1 AND state = 'planned' AND created_at < $2
+            AND signer IN ($3, $4)";
         let since = self.clock().await? - patience;
-        let row = fetch_optional!(self, Number, SELECT, bigint("chain id", chain_id)?, since)?;
+        let chain = bigint("chain id", chain_id)?;
+        let [first, second] = signers.map(hex);
+        let row = fetch_optional!(self, Number, SELECT, chain, since, first, second)?;
         Ok(row.is_some_and(|row| row.number > 0))
     }
 

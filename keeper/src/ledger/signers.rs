@@ -228,7 +228,7 @@ impl Tx {
 
     // ------------------------------------------------------------------------ quarantine
 
-    /// Puts a signer into quarantine, unless it is there.
+    /// Puts a signer into quarantine, or begins the one anew in which it is.
     pub async fn quarantine(
         &mut self,
         lease: &Lease,
@@ -238,7 +238,7 @@ impl Tx {
     ) -> Result<()> {
         const UPDATE: &str = "UPDATE signers SET quarantined_at = $1, quarantine_end = NULL,
             quarantine_reason = $2, closed = 'quarantine'
-            WHERE chain_id = $3 AND address = $4 AND quarantined_at IS NULL";
+            WHERE chain_id = $3 AND address = $4";
         self.hold_lease(lease).await?;
         let chain = bigint("chain id", chain_id)?;
         execute!(self, UPDATE, now(), reason, chain, hex(signer))?;

@@ -33,6 +33,8 @@ pub struct Unmined {
     pub cause: Cause,
     /// Most that any envelope of it may offer, wei per gas.
     pub ceiling: u64,
+    /// Most that a no-op in its place may offer: it takes less gas.
+    pub noop_ceiling: u64,
 }
 
 /// Why a transaction's work is wanted, or not.
@@ -104,7 +106,9 @@ impl Unmined {
     /// Another envelope is signed only when it must be: whatever is signed can be mined.
     pub fn replace(&self, market: &Market) -> Replacement {
         let higher = self.fees.above(market.fees);
-        let within = higher.max_fee_per_gas <= self.ceiling;
+        let is_noop = self.kind == AttemptKind::Noop || self.cause != Cause::Stands;
+        let ceiling = if is_noop { self.noop_ceiling } else { self.ceiling };
+        let within = higher.max_fee_per_gas <= ceiling;
         match (self.kind, self.cause) {
             (AttemptKind::First | AttemptKind::Bump, Cause::Gone) if within => {
                 Replacement::Noop(higher)
@@ -126,10 +130,11 @@ impl Unmined {
         }
     }
 
-    /// Fees for another envelope that a human asks for. `None` when they would be above the
+    /// Fees for another envelope of this kind that a human asks for. `None` when they would be above the
     /// ceiling.
-    pub fn higher(&self, market: &Market) -> Option<Fees> {
-        Some(self.fees.above(market.fees)).filter(|fees| fees.max_fee_per_gas <= self.ceiling)
+    pub fn higher(&self, market: &Market, kind: AttemptKind) -> Option<Fees> {
+        let ceiling = if kind == AttemptKind::Noop { self.noop_ceiling } else { self.ceiling };
+        Some(self.fees.above(market.fees)).filter(|fees| fees.max_fee_per_gas <= ceiling)
     }
 }
 
@@ -147,6 +152,7 @@ mod tests {
             age: 5,
             cause: Cause::Stands,
             ceiling: 5_000,
+            noop_ceiling: 5_000,
         }
     }
 
@@ -179,7 +185,7 @@ mod tests {
 
     #[test]
     fn never_above_the_ceiling() {
-        let capped = Unmined { ceiling: 1_125, age: 30, ..unmined() };
+        let capped = Unmined { ceiling: 1_125, noop_ceiling: 1_125, age: 30, ..unmined() };
         assert_eq!(capped.replace(&market(100)), Replacement::Capped);
         assert_eq!(
             Unmined { cause: Cause::Gone, ..capped }.replace(&market(100)),
@@ -199,7 +205,7 @@ mod tests {
         assert_eq!(missing(19).replace(&market(100)), Replacement::Wait, "it may come back");
         assert_eq!(missing(20).replace(&market(100)), Replacement::Noop(HIGHER));
         // Its bytes do harm without their cause, however dear a no-op is.
-        let capped = Unmined { ceiling: 1_125, ..missing(20) };
+        let capped = Unmined { noop_ceiling: 1_125, ..missing(20) };
         assert_eq!(capped.replace(&market(100)), Replacement::Stuck);
         // What has given way does not care.
         let noop = Unmined { kind: AttemptKind::Noop, ..missing(0) };

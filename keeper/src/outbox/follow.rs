@@ -297,6 +297,7 @@ impl Outbox {
             age: envelope.age,
             cause,
             ceiling: limits.ceiling(transaction.gas_limit, transaction.data_fee),
+            noop_ceiling: limits.ceiling(NOOP_GAS, transaction.data_fee),
         })
     }
 

@@ -116,7 +116,7 @@ impl Outbox {
         }
         let kind = if is_noop { AttemptKind::Noop } else { AttemptKind::Bump };
         let unmined = self.unmined(transaction, envelope, Cause::Stands).await?;
-        let Some(fees) = unmined.higher(&self.chain.market().await?) else {
+        let Some(fees) = unmined.higher(&self.chain.market().await?, kind) else {
             return Ok(refused(format!(
                 "that would offer more than the hard limit of {} wei per gas; raise it with \
                  `keeper tx limits`",

@@ -20,7 +20,7 @@ impl Outbox {
         // A signer that is seen for the first time begins behind what is mined or waits in a pool.
         let adopted = tx.adopt_signer(&self.lease, self.chain_id, signer, self.role, seen).await?;
         let allocated = adopted.next_account_nonce;
-        if knows_less(allocated, seen) && adopted.quarantine.is_none() {
+        if knows_less(allocated, seen) {
             let reason = format!(
                 "the chain has seen {seen} transactions, the ledger has allocated {allocated}"
             );
@@ -66,6 +66,14 @@ impl Outbox {
         };
         let node = self.chain.pinned().await?;
         if node.transaction_count(signer, BlockTag::Finalized).await? < end {
+            return Ok(());
+        }
+        let seen = self.seen().await?;
+        if knows_less(known.next_account_nonce, seen) {
+            let mut tx = self.ledger.begin().await?;
+            tx.quarantine(&self.lease, self.chain_id, signer, &quarantine.reason).await?;
+            tx.commit(Point::Quarantine).await?;
+            tracing::warn!(%signer, seen, "quarantine begins anew: more was sent than was thought");
             return Ok(());
         }
         let finalized = node.head(BlockTag::Finalized).await?;

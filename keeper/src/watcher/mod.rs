@@ -17,6 +17,7 @@ use crate::{
     },
     lifecycle::StatusEvent,
 };
+use alloy::primitives::B256;
 use read::Receipts;
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
@@ -110,6 +111,7 @@ impl Watcher {
         let mut tx = self.ledger.read().await?;
         let cursor = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(first_block);
         let finalized = tx.finalized(chain_id).await?;
+        let mirrored = tx.mirror_end(chain_id, address).await?;
         drop(tx);
         // To an endpoint that is far behind even what is final looks undone, and a restored ledger,
         // which knows of it from the mirror alone, would have it done again.
@@ -119,7 +121,14 @@ impl Watcher {
             )));
         }
         let end = cursor.min(head.saturating_add(1));
-        let from = end.saturating_sub(self.window).max(first_block);
+        let from = end.saturating_sub(self.window);
+        // Where the mirror ends is another chain now: how far back it is another one, nobody knows.
+        let from = match (self.is_gone(mirrored).await?, finalized) {
+            (true, Some((number, _))) => from.min(number.saturating_add(1)),
+            (true, None) => first_block,
+            (false, _) => from,
+        };
+        let from = from.max(first_block);
         let to = head.min(from.saturating_add(MAX_RANGE - 1));
         if from > to {
             return Ok(false);
@@ -130,6 +139,17 @@ impl Watcher {
             self.ledger.signal(Topic::Settlements);
         }
         Ok(to < head)
+    }
+
+    /// Whether a block that the mirror ended with is not on the chain any more.
+    async fn is_gone(&self, mirrored: Option<(u64, B256)>) -> Result<bool, WatcherError> {
+        let Some((number, hash)) = mirrored else { return Ok(false) };
+        match self.chain.head(BlockTag::Number(number)).await {
+            Ok(block) => Ok(block.hash != hash),
+            // The chain is shorter now, or this node lags.
+            Err(ChainError::Malformed { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the mirror holds and the reading lacks must have lost its block.

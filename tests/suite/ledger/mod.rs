@@ -17,8 +17,8 @@ use keeper::{
         SignerRole, SplitterRecord, Stream,
     },
     lifecycle::{
-        AttemptKind, Delivery, Failure, Fees, IntentKind, Standing, Status, StatusEvent,
-        TransactionState,
+        AttemptKind, Delivery, Failure, Fees, IntentKind, KeeperEvent, Standing, Status,
+        StatusEvent, TransactionState,
     },
     splitter::SplitTerms,
     x402::{MicroUsdc, Network},
@@ -155,6 +155,8 @@ pub(super) async fn add_record(
         valid_before: None,
     })
     .await?;
+    let known = tx.settlement(settlement.id).await?.unwrap();
+    tx.step_keeper(&known, KeeperEvent::Record, &json!({})).await?;
     tx.commit(HERE).await
 }
 

@@ -95,7 +95,16 @@ impl Quarantine {
             return Err(eyre::eyre!("a daemon has just begun to lead chain {chain_id}").into());
         };
         let mut tx = ledger.begin().await?;
-        for signer in tx.signers(chain_id).await? {
+        let signers = tx.signers(chain_id).await?;
+        if signers.is_empty() {
+            tx.release_lease(&lease).await?;
+            tx.commit(Point::Quarantine).await?;
+            return Err(eyre::eyre!(
+                "the ledger knows no signer of chain {chain_id}: is this the right database?"
+            )
+            .into());
+        }
+        for signer in signers {
             tx.quarantine(&lease, chain_id, signer.address, &self.how.reason).await?;
             println!("{} {}: in quarantine", signer.role, signer.address);
         }

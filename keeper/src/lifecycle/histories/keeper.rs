@@ -305,7 +305,9 @@ impl Outbox {
             reach.store.forget(transaction);
         }
         let limits = reach.store.signers[reach.signer].limits;
-        let unmined = Unmined { kind, fees, age, cause, ceiling: limits.ceiling(seen.gas, 0) };
+        let ceiling = limits.ceiling(seen.gas, 0);
+        let noop_ceiling = limits.ceiling(Content::Nothing.gas(), 0);
+        let unmined = Unmined { kind, fees, age, cause, ceiling, noop_ceiling };
         let again = Op::Send { transaction, id, has_cause: seen.has_cause };
         let (kind, fees) = match unmined.replace(&market(reach.world, self.node)) {
             Replacement::Again | Replacement::Capped => {

@@ -49,8 +49,11 @@ impl Outbox {
         let kind = if is_noop { AttemptKind::Noop } else { AttemptKind::Bump };
         let limits = reach.store.signers[reach.signer].limits;
         let ceiling = limits.ceiling(seen.gas, 0);
-        let unmined = Unmined { kind, fees, age: 0, cause: Cause::Stands, ceiling };
-        let Some(fees) = unmined.higher(&market(reach.world, self.node)) else { return Ok(()) };
+        let noop_ceiling = limits.ceiling(Content::Nothing.gas(), 0);
+        let unmined = Unmined { kind, fees, age: 0, cause: Cause::Stands, ceiling, noop_ceiling };
+        let Some(fees) = unmined.higher(&market(reach.world, self.node), kind) else {
+            return Ok(());
+        };
         self.replace(reach, seen, kind, fees)
     }
 

@@ -209,7 +209,13 @@ impl Store {
                 matches!(status(payment), Some(Status::SettlePending | Status::Orphaned))
             }
             Content::Record(payment) => {
+                let keeper = self.payments[payment].map(|payment| payment.keeper);
                 status(payment).is_some_and(Status::is_paid)
+                    && (keeper == Some(KeeperState::Recording)
+                        || matches!(
+                            sabotage,
+                            Sabotage::RecordsNotLookedFor | Sabotage::MirrorGoesBack
+                        ))
                     && (world.state(self.mirror).records[payment] == 0
                         || sabotage == Sabotage::RecordsNotLookedFor)
             }
