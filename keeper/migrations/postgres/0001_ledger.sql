@@ -300,11 +300,12 @@ CREATE TABLE attempts (
 
 -- ------------------------------------------------------------------------------ mirror of chain logs
 
--- How far the mirror holds the chain's logs, and how far the journal books the mirror.
+-- How far the mirror holds the chain's logs, how far the journal books the mirror, and from where on
+-- evidence must be looked at again after a deep reorg.
 CREATE TABLE cursors (
     chain_id   BIGINT      NOT NULL,
     splitter   TEXT        NOT NULL,
-    stream     TEXT        NOT NULL CHECK (stream IN ('mirror', 'journal')),
+    stream     TEXT        NOT NULL CHECK (stream IN ('mirror', 'journal', 'evidence')),
     next_block BIGINT      NOT NULL,
     head_hash  TEXT        CHECK (length(head_hash) = 66),
     updated_at TIMESTAMPTZ NOT NULL,

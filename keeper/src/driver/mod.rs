@@ -35,6 +35,9 @@ const SPLIT_GAS: u64 = 300_000;
 /// How long a poll may take when nothing is signalled.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Beyond every block.
+const NOWHERE: u64 = u64::MAX >> 1;
+
 /// Why a settlement is held whose money would go to somebody else.
 const NOT_AS_SOLD: &str = "its capability is not registered any more as it was sold";
 
@@ -132,6 +135,8 @@ impl Driver {
     async fn undo_lost(&self, tx: &mut Tx, checked: u64) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let from = checked.saturating_sub(self.window);
+        let again = tx.cursor(chain_id, address, Stream::Evidence).await?.unwrap_or(NOWHERE);
+        let from = from.min(again);
         let query = SettlementQuery::EvidenceLost { from };
         for mut settlement in tx.settlements(chain_id, address, query).await? {
             if settlement.keeper_state == KeeperState::Split {
@@ -145,6 +150,9 @@ impl Driver {
                 tracing::warn!(payment = %settlement.id, "its record lost its block");
                 tx.record_lost(&settlement).await?;
             }
+        }
+        if again != NOWHERE {
+            tx.set_cursor(chain_id, address, Stream::Evidence, NOWHERE, None).await?;
         }
         Ok(())
     }

@@ -133,6 +133,8 @@ pub enum Stream {
     Mirror,
     /// The journal over the mirror.
     Journal,
+    /// Where evidence must be looked at again after a deep reorg, from this block on.
+    Evidence,
 }
 
 impl Stream {
@@ -140,6 +142,7 @@ impl Stream {
         match self {
             Self::Mirror => "mirror",
             Self::Journal => "journal",
+            Self::Evidence => "evidence",
         }
     }
 }

@@ -123,6 +123,7 @@ impl Watcher {
         let end = cursor.min(head.saturating_add(1));
         let from = end.saturating_sub(self.window);
         // Where the mirror ends is another chain now: how far back it is another one, nobody knows.
+        let usual = from.max(first_block);
         let from = match (self.is_gone(mirrored).await?, finalized) {
             (true, Some((number, _))) => from.min(number.saturating_add(1)),
             (true, None) => first_block,
@@ -135,7 +136,7 @@ impl Watcher {
         }
         let window = self.read(from, to, receipts).await?;
         self.check_gone(&window).await?;
-        if self.store(window).await? {
+        if self.store(window, from < usual).await? {
             self.ledger.signal(Topic::Settlements);
         }
         Ok(to < head)
@@ -184,7 +185,7 @@ impl Watcher {
     }
 
     /// Replaces the range in the mirror. True when something new came in.
-    async fn store(&self, mut window: MirrorWindow) -> Result<bool, WatcherError> {
+    async fn store(&self, mut window: MirrorWindow, is_deep: bool) -> Result<bool, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let (from, to) = (window.from, window.to);
         let mut tx = self.ledger.begin_on_snapshot().await?;
@@ -193,6 +194,14 @@ impl Watcher {
         let old_payouts = tx.payouts(chain_id, address, from, END).await?;
         let old_logs = tx.splitter_logs(chain_id, address, from, END).await?;
 
+        if is_deep {
+            // What was concluded and booked from these blocks must be looked at again.
+            let booked = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(from);
+            let journal = (Stream::Journal, booked.min(from));
+            for (stream, next) in [journal, (Stream::Evidence, from)] {
+                tx.set_cursor(chain_id, address, stream, next, None).await?;
+            }
+        }
         self.drop_lost(&mut tx, &window).await?;
         for pull in &mut window.pulls {
             let is_new = !old_pulls.iter().any(|old| old.at == pull.at);
