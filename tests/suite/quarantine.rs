@@ -66,7 +66,7 @@ async fn healed(stack: &Stack, daemon: &mut Daemon, database: &str) {
         report.totals.split == 3 && report.totals.confirmed == 3
     })
     .await;
-    assert!(tally(database, "transactions", "state").await.get("parked").is_none());
+    assert!(!tally(database, "transactions", "state").await.contains_key("parked"));
     let on_chain = chain(stack).transaction_count(stack.settler.1, BlockTag::Latest).await.unwrap();
     let known = tally(database, "transactions", "signer").await;
     let settler = format!("{:#x}", stack.settler.1);
