@@ -176,6 +176,15 @@ impl Tx {
         Ok(execute!(self, UPDATE, due, settlement.to_string())? == 1)
     }
 
+    /// Gives up the pull of a settlement that is closed, if it was not begun.
+    pub async fn give_up_pull(&mut self, settlement: Uuid) -> Result<()> {
+        const UPDATE: &str = "UPDATE intents SET state = 'cancelled',
+            reason = 'its payment is closed'
+            WHERE settlement_id = $1 AND kind = 'pull' AND state = 'open'";
+        execute!(self, UPDATE, settlement.to_string())?;
+        Ok(())
+    }
+
     /// Open work of a signer that is due, whatever has waited longest first.
     pub async fn due_intents(
         &mut self,

@@ -247,6 +247,7 @@ impl Reconciler {
             return Ok(());
         }
         tx.step_status(settlement, event, &evidence).await?;
+        tx.give_up_pull(settlement.id).await?;
         if settlement.keeper_state != KeeperState::None {
             let reason = json!({"reason": "recorded, but its pull is not on the chain"});
             tx.step_keeper(settlement, KeeperEvent::Contradict, &reason).await?;
