@@ -1,9 +1,6 @@
 //! What became of what was sent, and whether it is sent again or replaced.
 
 use super::{Memory, Outbox, OutboxError, worst};
-use crate::metrics::{
-    ATTEMPTS_TOTAL, PARKED_NONCES, PENDING_TRANSACTIONS, SEND_RESULTS_TOTAL, TRANSACTIONS_TOTAL,
-};
 use crate::{
     chain::{BlockTag, Chain as Rpc, ChainError},
     failpoint::Point,
@@ -11,6 +8,9 @@ use crate::{
     lifecycle::{
         AttemptKind, Cause, Chain, Effect, Fees, IntentKind, Mined, Replacement, Sighting,
         TransactionState, Unmined, is_closed,
+    },
+    metrics::{
+        ATTEMPTS_TOTAL, PARKED_NONCES, PENDING_TRANSACTIONS, SEND_RESULTS_TOTAL, TRANSACTIONS_TOTAL,
     },
 };
 use alloy::{
@@ -21,7 +21,6 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Mined transactions that are looked at in one round.
 const MAX_MINED: usize = 16;
@@ -32,7 +31,7 @@ pub(super) const NOOP_GAS: u64 = 21_000;
 
 impl Outbox {
     /// Signs what is planned. The envelope is committed; it is sent by [`Outbox::follow`].
-    pub(super) async fn sign(&self, stop: &CancellationToken) -> Result<(), OutboxError> {
+    pub(super) async fn sign(&self) -> Result<(), OutboxError> {
         let signer = self.signer.address();
         let mut tx = self.ledger.read().await?;
         let unsigned = tx.unsigned(self.chain_id, signer).await?;
@@ -43,7 +42,7 @@ impl Outbox {
         let fees = self.chain.market().await?.fees;
         let limits = self.limits().await?;
         for planned in unsigned {
-            if stop.is_cancelled() {
+            if self.stop.is_cancelled() {
                 break;
             }
             let fees = fees.within(limits.ceiling(planned.gas_limit, planned.data_fee));
@@ -90,11 +89,7 @@ impl Outbox {
     }
 
     /// Sends what is signed, and looks what became of what was sent.
-    pub(super) async fn follow(
-        &self,
-        memory: &mut Memory,
-        stop: &CancellationToken,
-    ) -> Result<(), OutboxError> {
+    pub(super) async fn follow(&self, memory: &mut Memory) -> Result<(), OutboxError> {
         let signer = self.signer.address();
         let mut tx = self.ledger.read().await?;
         let outgoing = tx.outgoing(self.chain_id, signer).await?;
@@ -127,7 +122,7 @@ impl Outbox {
         mined.truncate(MAX_MINED);
         let mut parts = Vec::with_capacity(pending.len() + mined.len());
         for transaction in pending.into_iter().chain(mined) {
-            if stop.is_cancelled() {
+            if self.stop.is_cancelled() {
                 break;
             }
             memory.looked.insert(transaction.id, Instant::now());

@@ -127,7 +127,7 @@ impl Outbox {
                     self.adopt().await?;
                     adopted = true;
                 }
-                self.tick(&mut memory, &stop).await
+                self.tick(&mut memory).await
             };
             match done.await {
                 Ok(()) => failures = 0,
@@ -165,7 +165,7 @@ impl Outbox {
     }
 
     /// Each part on its own: a fault of one must not hold up the others.
-    async fn tick(&self, memory: &mut Memory, stop: &CancellationToken) -> Result<(), OutboxError> {
+    async fn tick(&self, memory: &mut Memory) -> Result<(), OutboxError> {
         let mut parts = Vec::new();
         if memory.guarded.is_none_or(|guarded| guarded.elapsed() >= GUARD_INTERVAL) {
             self.guard().await?;
@@ -179,11 +179,11 @@ impl Outbox {
         if let Some(known) = known {
             parts.push(match &known.quarantine {
                 Some(quarantine) => self.heal(&known, quarantine).await,
-                None => self.plan(memory, &known, stop).await,
+                None => self.plan(memory, &known).await,
             });
         }
-        parts.push(self.sign(stop).await);
-        parts.push(self.follow(memory, stop).await);
+        parts.push(self.sign().await);
+        parts.push(self.follow(memory).await);
         worst(parts)
     }
 }

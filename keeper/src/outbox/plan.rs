@@ -1,9 +1,6 @@
 //! Which work gets an account nonce now, and which must wait.
 
 use super::{Memory, Outbox, OutboxError, worst};
-use crate::metrics::{
-    LATE_INTENTS_TOTAL, PAUSED, SIGNER_BALANCE_WEI, SPEND_DAY_LIMIT_WEI, SPEND_DAY_WEI,
-};
 use crate::{
     chain::{BlockTag, ChainError},
     failpoint::Point,
@@ -11,11 +8,11 @@ use crate::{
     lifecycle::{
         Closed, IntentKind, JITTER_PERCENT, Limits, Market, Purse, backoff, is_closing, room,
     },
+    metrics::{LATE_INTENTS_TOTAL, PAUSED, SIGNER_BALANCE_WEI, SPEND_DAY_LIMIT_WEI, SPEND_DAY_WEI},
 };
 use chrono::TimeDelta;
 use rand::Rng;
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 
 /// Most intents that are simulated in one round; signing and following must have their turn.
 const MAX_SIMULATIONS: u64 = 64;
@@ -45,7 +42,6 @@ impl Outbox {
         &self,
         memory: &mut Memory,
         known: &SignerRecord,
-        stop: &CancellationToken,
     ) -> Result<(), OutboxError> {
         let signer = self.signer.address();
         let mut tx = self.ledger.read().await?;
@@ -83,7 +79,7 @@ impl Outbox {
                     waits = true;
                     continue;
                 }
-                if stop.is_cancelled() {
+                if self.stop.is_cancelled() {
                     return worst(faults);
                 }
                 budget = budget.saturating_sub(1);
@@ -119,10 +115,9 @@ impl Outbox {
             day: spending.day.into(),
         };
         let label = self.label();
-        let role = [label.as_str()];
-        SIGNER_BALANCE_WEI.set(balance.saturating_to(), role);
-        SPEND_DAY_WEI.set(spending.day, role);
-        SPEND_DAY_LIMIT_WEI.set(limits.day, role);
+        SIGNER_BALANCE_WEI.set(balance.saturating_to(), [&label]);
+        SPEND_DAY_WEI.set(spending.day, [&label]);
+        SPEND_DAY_LIMIT_WEI.set(limits.day, [&label]);
         Ok(Allowance { limits, purse, market })
     }
 
