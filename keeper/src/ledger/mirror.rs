@@ -135,6 +135,10 @@ pub enum Stream {
     Journal,
     /// Where evidence must be looked at again after a deep reorg, from this block on.
     Evidence,
+    /// Finalized blocks that a second endpoint has confirmed.
+    Verified,
+    /// Transfers that pay refunds.
+    Refunds,
 }
 
 impl Stream {
@@ -143,6 +147,8 @@ impl Stream {
             Self::Mirror => "mirror",
             Self::Journal => "journal",
             Self::Evidence => "evidence",
+            Self::Verified => "verified",
+            Self::Refunds => "refunds",
         }
     }
 }

@@ -7,12 +7,15 @@
 //! state moves by compare-and-set: a writer that lost a race gets [`LedgerError::Conflict`] and
 //! starts over from what it reads then.
 
+mod audit_log;
+mod closures;
 mod columns;
 mod connect;
 mod contention;
 mod deliveries;
 mod events;
 mod finality;
+mod flags;
 mod intents;
 mod journal;
 mod leases;
@@ -29,10 +32,13 @@ mod splitter_logs;
 mod steps;
 mod totals;
 
+pub use audit_log::{Action, ActionRecord};
+pub use closures::{Closure, ClosureReason};
 pub use connect::Ledger;
 pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
+pub use flags::{Flag, FlagRecord};
 pub use intents::{Intent, NewIntent};
 pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;

@@ -1,0 +1,165 @@
+-- What an operator switches, what closes intake, what was noticed, what is refunded.
+
+-- ------------------------------------------------------------------------------ switches
+
+-- x402_enabled: payments are taken. x402_keeper_enabled: transactions are signed (S06 6.3).
+CREATE TABLE feature_flags (
+    flag       TEXT        PRIMARY KEY CHECK (flag IN ('x402_enabled', 'x402_keeper_enabled')),
+    value      INTEGER     NOT NULL CHECK (value IN (0, 1)),
+    reason     TEXT        NOT NULL,
+    updated_at TEXT NOT NULL
+) STRICT;
+INSERT INTO feature_flags (flag, value, reason, updated_at) VALUES
+    ('x402_enabled', TRUE, 'as delivered', strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    ('x402_keeper_enabled', TRUE, 'as delivered', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+
+-- Why a Splitter takes no payments. A row is lifted, never deleted.
+CREATE TABLE closures (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id   INTEGER      NOT NULL,
+    splitter   TEXT        NOT NULL,
+    reason     TEXT        NOT NULL CHECK (reason IN (
+        'token_paused', 'blacklisted', 'token_changed', 'clock_skew', 'drift', 'sources_differ')),
+    detail     TEXT        NOT NULL,
+    closed_at  TEXT NOT NULL,
+    lifted_at  TEXT,
+    lifted_why TEXT,
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
+    CHECK ((lifted_at IS NULL) = (lifted_why IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX closures_open ON closures (chain_id, splitter, reason) WHERE lifted_at IS NULL;
+
+-- A capability that is not sold for a while, because too many of its calls fail (R-227).
+CREATE TABLE capability_holds (
+    id                     INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id               INTEGER      NOT NULL,
+    splitter               TEXT        NOT NULL,
+    splitter_capability_id TEXT        NOT NULL CHECK (length(splitter_capability_id) = 66),
+    detail                 TEXT        NOT NULL,
+    held_at                TEXT NOT NULL,
+    lifted_at              TEXT,
+    lifted_why             TEXT,
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
+    CHECK ((lifted_at IS NULL) = (lifted_why IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX capability_holds_open
+    ON capability_holds (chain_id, splitter, splitter_capability_id) WHERE lifted_at IS NULL;
+
+-- ------------------------------------------------------------------------------ what was noticed
+
+-- Append-only. An action is logged once per settlement.
+CREATE TABLE audit_log (
+    seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+    action        TEXT        NOT NULL,
+    chain_id      INTEGER,
+    splitter      TEXT,
+    settlement_id TEXT        REFERENCES x402_settlements (id),
+    detail        TEXT        NOT NULL,
+    at            TEXT NOT NULL,
+    UNIQUE (action, settlement_id)
+) STRICT;
+CREATE INDEX audit_log_action ON audit_log (action, at);
+
+-- Blocks that an operator wants read again. The watcher does it and says what came of it.
+CREATE TABLE rereads (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id   INTEGER      NOT NULL,
+    splitter   TEXT        NOT NULL,
+    from_block INTEGER      NOT NULL CHECK (from_block >= 0),
+    to_block   INTEGER      NOT NULL CHECK (to_block >= from_block),
+    reason     TEXT        NOT NULL,
+    ordered_at TEXT NOT NULL,
+    done_at    TEXT,
+    outcome    TEXT,
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
+    CHECK ((done_at IS NULL) = (outcome IS NULL))
+) STRICT;
+CREATE INDEX rereads_open ON rereads (chain_id, splitter) WHERE done_at IS NULL;
+
+-- Streams: finalized blocks compared with another endpoint, and Transfers that pay refunds.
+CREATE TABLE cursors_of_five (
+    chain_id   INTEGER      NOT NULL,
+    splitter   TEXT        NOT NULL,
+    stream     TEXT        NOT NULL CHECK (stream IN (
+        'mirror', 'journal', 'evidence', 'verified', 'refunds')),
+    next_block INTEGER      NOT NULL,
+    head_hash  TEXT        CHECK (length(head_hash) = 66),
+    updated_at TEXT        NOT NULL,
+    PRIMARY KEY (chain_id, splitter, stream),
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address)
+) STRICT;
+INSERT INTO cursors_of_five SELECT * FROM cursors;
+DROP TABLE cursors;
+ALTER TABLE cursors_of_five RENAME TO cursors;
+
+-- ------------------------------------------------------------------------------ refunds
+
+-- The hub gives back what an agent paid for nothing (S06 4.5). Paid by the treasury's Safe, never by
+-- a key of ours; closed by the Transfer that did it.
+CREATE TABLE x402_refund_log (
+    id            TEXT        PRIMARY KEY CHECK (length(id) = 36),
+    settlement_id TEXT        NOT NULL UNIQUE REFERENCES x402_settlements (id),
+    chain_id      INTEGER      NOT NULL,
+    splitter      TEXT        NOT NULL,
+    agent_id      TEXT        NOT NULL,
+    payer         TEXT        NOT NULL CHECK (length(payer) = 42),
+    provider      TEXT        NOT NULL CHECK (length(provider) = 42),
+    amount_micro  INTEGER      NOT NULL CHECK (amount_micro > 0),
+    reason        TEXT        NOT NULL,
+    state         TEXT        NOT NULL CHECK (state IN (
+        'held', 'approved', 'proposed', 'paid', 'denied')),
+    hold_reason   TEXT        CHECK (hold_reason IN (
+        'agent_day_limit', 'review_amount', 'week_limit')),
+    note          TEXT,
+    requested_at  TEXT NOT NULL,
+    decided_at    TEXT,
+    proposed_at   TEXT,
+    paid_at       TEXT,
+    tx_hash       TEXT        CHECK (length(tx_hash) = 66),
+    log_index     INTEGER,
+    block_number  INTEGER,
+    block_hash    TEXT        CHECK (length(block_hash) = 66),
+    UNIQUE (chain_id, tx_hash, log_index),
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
+    CHECK (state <> 'held' OR hold_reason IS NOT NULL),
+    CHECK ((state = 'paid') = (tx_hash IS NOT NULL))
+) STRICT;
+CREATE INDEX x402_refund_log_state ON x402_refund_log (chain_id, splitter, state);
+CREATE INDEX x402_refund_log_agent ON x402_refund_log (agent_id, requested_at);
+
+-- ------------------------------------------------------------------------------ names of the specification
+
+-- What each agent paid.
+CREATE VIEW agent_ledger AS
+    SELECT id AS settlement_id, agent_id, payer, amount_usdc_micro AS debit_amount_micro,
+           tx_hash, log_index, settled_at
+    FROM x402_settlements WHERE status IN ('facilitator_attested', 'chain_confirmed');
+
+-- Who got what of each payment.
+CREATE VIEW revenue_splits AS
+    SELECT id AS settlement_id, split_tx_hash AS tx_hash, 'provider' AS party,
+           provider_bps AS bps, provider_share_micro AS amount_micro
+    FROM x402_settlements WHERE keeper_state = 'split'
+    UNION ALL
+    SELECT id, split_tx_hash, 'hub', hub_bps, hub_share_micro
+    FROM x402_settlements WHERE keeper_state = 'split'
+    UNION ALL
+    SELECT id, split_tx_hash, 'reserve', reserve_bps, network_share_micro
+    FROM x402_settlements WHERE keeper_state = 'split';
+
+-- ------------------------------------------------------------------------------ what may not happen
+
+CREATE TRIGGER feature_flags_no_delete BEFORE DELETE ON feature_flags
+BEGIN SELECT RAISE(ABORT, 'DELETE of feature_flags is forbidden'); END;
+CREATE TRIGGER closures_no_delete BEFORE DELETE ON closures
+BEGIN SELECT RAISE(ABORT, 'DELETE of closures is forbidden'); END;
+CREATE TRIGGER capability_holds_no_delete BEFORE DELETE ON capability_holds
+BEGIN SELECT RAISE(ABORT, 'DELETE of capability_holds is forbidden'); END;
+CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log
+BEGIN SELECT RAISE(ABORT, 'DELETE of audit_log is forbidden'); END;
+CREATE TRIGGER rereads_no_delete BEFORE DELETE ON rereads
+BEGIN SELECT RAISE(ABORT, 'DELETE of rereads is forbidden'); END;
+CREATE TRIGGER x402_refund_log_no_delete BEFORE DELETE ON x402_refund_log
+BEGIN SELECT RAISE(ABORT, 'DELETE of x402_refund_log is forbidden'); END;
+CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log
+BEGIN SELECT RAISE(ABORT, 'UPDATE of audit_log is forbidden'); END;
