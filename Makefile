@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. Nothing but Rust, a C compiler, Node 20 and make must be
 # there; everything else comes from the package registries into this clone.
 
-.PHONY: demo test test-deep lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
+.PHONY: demo test test-deep bench lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
 # Most of a whole-system test is waiting for blocks.
@@ -34,6 +34,13 @@ test-deep: $(TOOLS)
 	cargo build --locked $(FEATURES)
 	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind
 	KEEPER_HISTORIES=2000000 cargo test --locked $(FEATURES) -p keeper --lib histories
+
+# What the keeper can do on this machine: target/bench/report.json and report.md. The production build,
+# with nothing else running. BENCH="reserve --runs 5" runs one case.
+bench: $(TOOLS)
+	$(FORGE) build
+	cargo build --locked --release -p keeper -p bench
+	target/release/bench $(BENCH)
 
 lint: $(TOOLS)
 	cargo fmt --all --check
