@@ -2,7 +2,7 @@
 
 use super::{
     LedgerError, Result, Tx,
-    columns::{bigint, hash, hex, now},
+    columns::{hash, hex, now},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::lifecycle::event_hash;
@@ -71,35 +71,57 @@ impl Tx {
         state: &str,
         body: &B,
     ) -> Result<()> {
+        const LOCK: &str = "SELECT 1 FROM x402_settlements WHERE id = $1 FOR NO KEY UPDATE";
+        // Two writers must not append to one log at once. FOR UPDATE would wait for rows that only
+        // refer to the settlement, and deadlock. On SQLite this is the only writer.
+        if matches!(self, Self::Postgres(_)) {
+            execute!(self, LOCK, settlement.to_string())?;
+        }
+        self.append_to_locked(settlement, trace_id, kind, state, body).await
+    }
+
+    /// The same for a settlement whose row this transaction has changed, and so has locked.
+    pub(super) async fn append_to_locked<B: Serialize>(
+        &mut self,
+        settlement: Uuid,
+        trace_id: B256,
+        kind: &str,
+        state: &str,
+        body: &B,
+    ) -> Result<()> {
         #[derive(sqlx::FromRow)]
         struct Last {
             n: i64,
             hash: String,
         }
-        const LOCK: &str = "SELECT 1 FROM x402_settlements WHERE id = $1 FOR NO KEY UPDATE";
         const LAST: &str = "SELECT n, hash FROM settlement_events
             WHERE settlement_id = $1 ORDER BY n DESC LIMIT 1";
-        const INSERT: &str = "INSERT INTO settlement_events
-            (settlement_id, n, kind, state, body, prev_hash, hash, at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-
-        let id = settlement.to_string();
-        // Two writers must not append to one log at once. FOR UPDATE would wait for rows that only
-        // refer to the settlement, and deadlock. On SQLite this is the only writer.
-        if matches!(self, Self::Postgres(_)) {
-            execute!(self, LOCK, &id)?;
-        }
-        let (n, previous) = match fetch_optional!(self, Last, LAST, &id)? {
+        let (n, previous) = match fetch_optional!(self, Last, LAST, settlement.to_string())? {
             Some(last) => (last.n.saturating_add(1), hash("settlement_events.hash", &last.hash)?),
             None => (0, trace_id),
         };
+        self.insert_event(settlement, (n, previous), kind, state, body).await
+    }
+
+    /// Inserts event `n`, whose hash chains it to the one before.
+    pub(super) async fn insert_event<B: Serialize>(
+        &mut self,
+        settlement: Uuid,
+        (n, previous): (i64, B256),
+        kind: &str,
+        state: &str,
+        body: &B,
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO settlement_events
+            (settlement_id, n, kind, state, body, prev_hash, hash, at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
         let body = String::from_utf8(serde_json_canonicalizer::to_vec(body)?).map_err(|_| {
             LedgerError::OutOfRange { what: "event body", value: "not UTF-8".to_owned() }
         })?;
         let number = u32::try_from(n)
             .map_err(|_| LedgerError::OutOfRange { what: "event number", value: n.to_string() })?;
         let hash = event_hash(previous, number, state, kind, body.as_bytes());
-        let n = bigint("event number", n)?;
+        let id = settlement.to_string();
         execute!(self, INSERT, &id, n, kind, state, &body, hex(previous), hex(hash), now())?;
         Ok(())
     }

@@ -404,6 +404,7 @@ impl Tx {
             ON CONFLICT DO NOTHING";
         let authorization = &new.authorization;
         let id = Uuid::new_v4();
+        let reserved_at = now();
         let trace_id = TraceTerms {
             chain_id: new.chain_id,
             asset: new.asset,
@@ -439,7 +440,7 @@ impl Tx {
             &new.request_id,
             hex(new.content_hash),
             hex(new.payment_hash),
-            now(),
+            reserved_at,
         )?;
         if inserted == 0 {
             return Err(LedgerError::Conflict(format!("payment {trace_id}")));
@@ -457,8 +458,33 @@ impl Tx {
             "valid_before": authorization.valid_before().to_string(),
             "x402_version": new.version.number(),
         });
-        self.append_event(id, trace_id, "status.reserve", "reserved", &context).await?;
-        self.settlement(id).await?.ok_or_else(|| LedgerError::Conflict(format!("payment {id}")))
+        self.insert_event(id, (0, trace_id), "status.reserve", "reserved", &context).await?;
+        Ok(Settlement {
+            id,
+            trace_id,
+            chain_id: new.chain_id,
+            asset: new.asset,
+            payer: authorization.payer(),
+            nonce: authorization.nonce(),
+            pay_to: authorization.pay_to(),
+            amount: new.amount,
+            valid_before: authorization.valid_before(),
+            reserved_at,
+            capability_id: Some(new.capability_id.clone()),
+            splitter_capability_id: Some(new.splitter_capability_id),
+            terms: Some(new.terms),
+            agent_id: Some(new.agent_id.clone()),
+            request_id: Some(new.request_id.clone()),
+            content_hash: Some(new.content_hash),
+            payment_hash: Some(new.payment_hash),
+            status: Status::Reserved,
+            keeper_state: KeeperState::None,
+            pull: None,
+            settled_at: None,
+            record: None,
+            split: None,
+            shares: None,
+        })
     }
 
     /// A settlement by id.

@@ -39,7 +39,7 @@ impl Tx {
         };
         self.changed(known, updated)?;
         let kind = format!("status.{event}");
-        self.append_event(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
+        self.append_to_locked(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
         Ok(status)
     }
 
@@ -65,7 +65,7 @@ impl Tx {
             known.status.as_str(),
         )?;
         self.changed(known, updated)?;
-        self.append_event(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
+        self.append_to_locked(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
     }
 
     /// Moves the keeper's progress; `evidence` goes into the event log.
@@ -90,7 +90,7 @@ impl Tx {
         )?;
         self.changed(known, updated)?;
         let kind = format!("keeper.{event}");
-        self.append_event(known.id, known.trace_id, &kind, state.as_str(), evidence).await?;
+        self.append_to_locked(known.id, known.trace_id, &kind, state.as_str(), evidence).await?;
         Ok(state)
     }
 
@@ -118,7 +118,7 @@ impl Tx {
         )?;
         self.changed(known, updated)?;
         let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.record_seen", state.as_str(), evidence).await
+        self.append_to_locked(id, trace, "keeper.record_seen", state.as_str(), evidence).await
     }
 
     /// Stores which split covers a settlement, and its shares in it.
@@ -151,7 +151,7 @@ impl Tx {
         self.changed(known, updated)?;
         let body = json!({"at": evidence, "shares_micro": shares});
         let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.split_seen", state.as_str(), &body).await
+        self.append_to_locked(id, trace, "keeper.split_seen", state.as_str(), &body).await
     }
 
     /// Takes back where a settlement was recorded: that log is not on the chain any more.
@@ -167,7 +167,7 @@ impl Tx {
         let updated = execute!(self, UPDATE, state.as_str(), known.id.to_string(), from)?;
         self.changed(known, updated)?;
         let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.record_lost", state.as_str(), &known.record).await
+        self.append_to_locked(id, trace, "keeper.record_lost", state.as_str(), &known.record).await
     }
 
     /// Takes back which split covers a settlement: that log is not on the chain any more.
@@ -184,7 +184,7 @@ impl Tx {
         let updated = execute!(self, UPDATE, state.as_str(), known.id.to_string(), from)?;
         self.changed(known, updated)?;
         let (id, trace) = (known.id, known.trace_id);
-        self.append_event(id, trace, "keeper.split_lost", state.as_str(), &known.split).await?;
+        self.append_to_locked(id, trace, "keeper.split_lost", state.as_str(), &known.split).await?;
         Ok(Settlement { keeper_state: state, split: None, shares: None, ..known.clone() })
     }
 
