@@ -69,6 +69,39 @@ fn links_lead_to_files() {
     }
 }
 
+/// Every requirement of the ledger has a row, and each row a test that cites it or a reason why there
+/// is none.
+#[test]
+fn every_requirement_has_its_test() {
+    let root = tools().root().to_owned();
+    let sources: Vec<_> = [root.join("tests/suite"), root.join("keeper/src")]
+        .iter()
+        .flat_map(|folder| files(folder))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let text = fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let mut seen = BTreeSet::new();
+    for row in text.lines().filter(|line| line.starts_with("| R-")) {
+        let [_, number, _, shown, _] = row.split('|').collect::<Vec<_>>()[..] else {
+            panic!("not a row: {row}");
+        };
+        let number = number.trim();
+        assert!(seen.insert(number.to_owned()), "{number} has two rows");
+        let names: Vec<_> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty() || shown.contains("Not ours"), "{number} has no test");
+        for name in names {
+            let function = format!("fn {}()", name.rsplit("::").next().unwrap());
+            let holder = sources.iter().find(|source| source.contains(&function));
+            let holder = holder.unwrap_or_else(|| panic!("{number}: there is no {name}"));
+            assert!(holder.contains(number), "{name} does not cite {number}");
+        }
+    }
+    let asked = (120..=129).chain(140..=155).chain(225..=231).chain(275..=283);
+    for number in asked {
+        assert!(seen.contains(&format!("R-{number}")), "R-{number} has no row");
+    }
+}
+
 /// Every accident has a test that shows that it cannot happen here, or says why it does not apply.
 #[test]
 fn every_accident_has_its_test() {
