@@ -62,6 +62,10 @@ impl Outbox {
         kind: AttemptKind,
         fees: Fees,
     ) -> Result<Envelope, OutboxError> {
+        // Everything that is signed is signed here; the switch counts from one signature to the next.
+        if !self.may_sign().await? {
+            return Err(OutboxError::SwitchedOff);
+        }
         let signed = self
             .signer
             .sign(TxEip1559 {
@@ -253,7 +257,11 @@ impl Outbox {
         let cause = self.cause(memory, node, transaction).await?;
         let unmined = self.unmined(transaction, envelope, cause).await?;
         let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
-        match unmined.replace(&market) {
+        let replacement = match unmined.replace(&market) {
+            Replacement::Bump(_) | Replacement::Noop(_) if memory.is_off => unmined.unsigned(),
+            replacement => replacement,
+        };
+        match replacement {
             Replacement::Again => self.broadcast(account_nonce, envelope).await,
             Replacement::Wait => {
                 tracing::info!(%signer, account_nonce, "not sent: its cause is not on the chain");
