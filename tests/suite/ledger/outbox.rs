@@ -135,6 +135,43 @@ async fn work_that_is_put_off_makes_room() {
     .await;
 }
 
+/// what has least time left comes first, so that many splits delay no record, and many
+/// records not a split for ever.
+#[tokio::test]
+async fn records_come_before_splits_unless_those_have_waited() {
+    on_both(|db| async move {
+        let split = async |capability: u8| {
+            let mut tx = db.ledger.begin().await.unwrap();
+            tx.add_intent(&NewIntent {
+                chain_id: 84_532,
+                splitter: SPLITTER,
+                signer: SIGNER,
+                kind: IntentKind::Split,
+                settlement: None,
+                splitter_capability_id: B256::repeat_byte(capability),
+                to: SPLITTER,
+                calldata: Bytes::from_static(b"split"),
+                gas_limit: 100_000,
+                valid_before: None,
+            })
+            .await
+            .unwrap();
+            tx.commit(HERE).await.unwrap();
+        };
+        split(1).await;
+        db.tamper("UPDATE intents SET due_at_ms = due_at_ms - 60000").await.unwrap();
+        split(2).await;
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let due = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
+        let kinds: Vec<_> = due.iter().map(|intent| intent.kind).collect();
+        assert_eq!(kinds, [IntentKind::Split, IntentKind::Record, IntentKind::Split]);
+    })
+    .await;
+}
+
 /// A record is due only while its pull is on the chain.
 #[tokio::test]
 async fn a_record_waits_for_its_pull() {
