@@ -35,7 +35,7 @@ impl Hub {
         ]
     }
 
-    async fn start(name: &str, database: Option<String>, confirmations: u64) -> Self {
+    pub(crate) async fn start(name: &str, database: Option<String>, confirmations: u64) -> Self {
         let anvil = AnvilOptions { block_time: None, ..AnvilOptions::default() };
         let options =
             StackOptions { anvil, confirmations, settle_timeout: "1s", ..StackOptions::default() };
@@ -178,7 +178,7 @@ async fn payments_switched_off_are_refused_and_what_was_taken_is_finished() {
     }
 }
 
-/// with both switches off nothing is signed, whatever is under way stays where it is
+/// with both switches off nothing is signed, whatever is under way stays where it is
 /// and is still watched; with both on again it is finished, once.
 #[tokio::test]
 async fn signing_switched_off_holds_what_is_under_way_and_loses_nothing() {
@@ -202,6 +202,8 @@ async fn signing_switched_off_holds_what_is_under_way_and_loses_nothing() {
             hub.keeper_state(&first).await == KeeperState::Recording
         })
         .await;
+        let served = invoke(&hub.daemon.url, &call("first"), Some(&first.header())).await;
+        assert_eq!(served.status, 200, "a call waits for its pull only: {served:?}");
         hub.blocks(4).await;
         assert_eq!(tally(&hub.database, "attempts", "kind").await, [("first".into(), 1)].into());
         assert_eq!(tally(&hub.database, "transactions", "state").await.len(), 1);

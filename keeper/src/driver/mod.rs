@@ -177,11 +177,9 @@ impl Driver {
         let unrecorded = tx.settlements(chain_id, address, query).await?;
         for settlement in &unrecorded {
             let Some(capability) = settlement.splitter_capability_id else { continue };
-            if !self.is_as_pulled(tx, settlement).await? {
-                findings.disagreed = findings.disagreed.saturating_add(1);
+            if !self.is_as_pulled(tx, findings, settlement).await? {
                 continue;
             }
-            findings.agreed = findings.agreed.saturating_add(1);
             if settlement.amount > per_tx_cap {
                 hold(tx, settlement, "above PER_TX_CAP").await?;
                 continue;
@@ -214,29 +212,33 @@ impl Driver {
     async fn is_as_pulled(
         &self,
         tx: &mut Tx,
+        findings: &mut Findings,
         settlement: &Settlement,
     ) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let (payer, nonce) = (settlement.payer, settlement.nonce);
         let pull = tx.pull_of(chain_id, address, payer, nonce).await?;
-        let found = pull.as_ref().map(|pull| (pull.at, pull.amount));
-        let expected = settlement.pull.map(|at| (at, settlement.amount));
-        if found.is_some() && found == expected && settlement.pay_to == address {
+        let Some(pull) = pull.filter(|pull| settlement.pull == Some(pull.at)) else {
+            hold(tx, settlement, "its Transfer is not where the ledger says").await?;
+            return Ok(false);
+        };
+        if (pull.amount, address) == (settlement.amount, settlement.pay_to) {
+            findings.agreed = findings.agreed.saturating_add(1);
             return Ok(true);
         }
-        let found = pull.map(|pull| pull.amount);
+        findings.disagreed = findings.disagreed.saturating_add(1);
         tracing::error!(
-            payment = %settlement.id, expected = %settlement.amount,
-            found = found.map(tracing::field::display), pay_to = %settlement.pay_to,
+            payment = %settlement.id, expected = %settlement.amount, found = %pull.amount,
+            pay_to = %settlement.pay_to,
             "ALARM: X402_RECONCILER_MISMATCH_FLAGGED: the payment is not what its Transfer says; it \
              is not recorded"
         );
         let detail = json!({
             "subcause": "amount_attribution_violation",
-            "tx_hash": settlement.pull.map(|at| at.tx_hash),
-            "log_index": settlement.pull.map(|at| at.log_index),
+            "tx_hash": pull.at.tx_hash,
+            "log_index": pull.at.log_index,
             "expected_micro": settlement.amount,
-            "found_micro": found,
+            "found_micro": pull.amount,
             "pay_to": settlement.pay_to,
         });
         let at = Some((chain_id, address));
