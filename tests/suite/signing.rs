@@ -174,7 +174,8 @@ async fn a_wrong_keys_signature_is_neither_kept_nor_sent() {
     through(&stack, &database, 1).await;
 }
 
-/// A key that has signed as often as it may is left alone; the payment waits and is not lost.
+/// a key that has signed as often as it may is left alone, and somebody is called; the
+/// payment waits and is not lost.
 #[tokio::test]
 async fn a_key_signs_no_more_often_than_it_may() {
     let options = StackOptions { settle_timeout: "2s", ..StackOptions::default() };

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// written down once, whoever asks again.
 #[tokio::test]
 async fn a_payment_is_handed_to_the_outbox_once() {
     on_both(|db| async move {
@@ -14,6 +15,7 @@ async fn a_payment_is_handed_to_the_outbox_once() {
     .await;
 }
 
+/// one writer at a time, each number once.
 #[tokio::test]
 async fn account_nonces_are_allocated_without_gap_or_repeat() {
     on_both(|db| async move {
@@ -46,7 +48,7 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
     .await;
 }
 
-/// An old leader that wakes up after another took over can neither allocate nor persist.
+/// an old leader that wakes up after another took over can neither allocate nor persist.
 #[tokio::test]
 async fn a_stale_leader_cannot_write() {
     on_both(|db| async move {
