@@ -1,6 +1,6 @@
 //! Every number that the daemon shows at `GET /metrics`. docs/metrics.md has the same list.
 //!
-//! Names begin with `keeper_` and end with their unit; labels have few values, each from a closed
+//! Names begin with `keeper_`, or with `x402_` where the conformance suites spell them so, and end with their unit; labels have few values, each from a closed
 //! list: never a hash, a payment or a text of an error.
 
 use ::metrics::Label;
@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Seconds, for what KMS takes: some 100 ms, and 5 s at the most.
 const SIGNING: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0];
+/// Seconds, for what lies between a pull and its record or split: the bounds of the specification and
+/// what is around them.
+const SETTLING: &[f64] = &[1.0, 2.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 30.0, 60.0, 90.0, 300.0];
 /// How often what histograms have seen is counted up, whether or not somebody looks.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,20 @@ registry! {
         "Account nonces that are gone, and nobody knows to what.";
     LATE_INTENTS_TOTAL: Counter = "keeper_late_intents_total" ["kind"]
         "Records and splits that were flagged as late.";
+    RECORD_LATENCY_SECONDS: Histogram(SETTLING) = "keeper_record_settlement_latency_seconds" []
+        "Time between the blocks of a pull and of its record.";
+    RECORD_LATENCY_SECONDS_MAX: Gauge = "keeper_record_settlement_latency_seconds_max" []
+        "The longest of it since the process started.";
+    RECORD_LANDED_TOTAL: Counter = "keeper_record_settlement_landed_total" []
+        "Payments whose record is on the chain.";
+    LATENCY_CHECK_TOTAL: Counter = "x402_latency_check_total" ["result"]
+        "Records by whether they came within six seconds, or two blocks, of their pull.";
+    SPLIT_LATENCY_SECONDS: Histogram(SETTLING) = "keeper_split_settlement_latency_seconds" []
+        "Time between the blocks of a pull and of the split that covers it.";
+    I7_CHECK_TOTAL: Counter = "x402_invariant_i7_check_total" ["result"]
+        "Payments by whether amount and payee were those of their Transfer.";
+    SETTLER_CHECK_TOTAL: Counter = "x402_authorized_settler_check_total" ["result"]
+        "Starts by whether the key in KMS was the contract's.";
     SIGNER_BALANCE_WEI: Gauge = "keeper_signer_balance_wei" ["signer"]
         "What a signer has.";
     SPEND_DAY_WEI: Gauge = "keeper_spend_day_wei" ["signer"]
@@ -242,8 +259,10 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(names.insert(name), "{name} is there twice");
-            let words = name.strip_prefix("keeper_").unwrap();
-            assert!(words.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            let words =
+                name.strip_prefix("keeper_").or_else(|| name.strip_prefix("x402_")).unwrap();
+            let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+            assert!(words.bytes().all(is_plain), "{name}");
             let is_total = name.ends_with("_total");
             assert_eq!(is_total, matches!(metric.kind, Kind::Counter), "{name}");
             if let Kind::Histogram(buckets) = metric.kind {

@@ -30,7 +30,7 @@ async fn pulled(rig: &Rig, count: u64) {
     eventually("the pull is mined", || async { pulls(rig).await == count }).await;
 }
 
-/// The node had taken it, nobody said so, and the program died: others sent it anew.
+/// the node had taken it, nobody said so, and the program died: others sent it anew.
 #[tokio::test]
 async fn a_lost_response_does_not_pay_twice() {
     let mut rig = Rig::start("lost", StackOptions::default()).await;
@@ -46,7 +46,7 @@ async fn a_lost_response_does_not_pay_twice() {
     assert_eq!(tally(&rig.database, "attempts", "kind").await["first"], 3);
 }
 
-/// Committed as sent, never sent, and nobody looked again.
+/// committed as sent, never sent, and nobody looked again.
 #[tokio::test]
 async fn signed_is_not_taken_for_sent() {
     let mut rig = Rig::start("signed", StackOptions::default()).await;

@@ -99,6 +99,7 @@ async fn a_splitter_with_other_code_stops_it() {
     assert!(last.contains("its code is not the one in abi/"), "{last}");
 }
 
+/// a price that could be paid and never recorded.
 #[tokio::test]
 async fn a_price_above_the_cap_stops_it() {
     let stack = stack("cap", StackOptions::default()).await;

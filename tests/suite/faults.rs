@@ -25,7 +25,7 @@ fn far_from_final() -> StackOptions {
     StackOptions { anvil, ..StackOptions::default() }
 }
 
-/// Every way in which a send can fail, one after the other, in one burst of payments.
+/// every way in which a send can fail, one after the other, in one burst of payments.
 #[tokio::test]
 async fn sends_that_fail_in_every_way() {
     let mut rig = Rig::start("sends", StackOptions::default()).await;

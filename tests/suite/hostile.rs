@@ -490,7 +490,7 @@ async fn a_capability_that_changes_hands_in_flight_is_not_recorded() {
     .await;
 }
 
-/// A record that keeps reverting: somebody is told, it holds up nobody, and it is made when it can
+/// R-143, C-30: a record that keeps reverting: somebody is told, it holds up nobody, and it is made when it can
 /// be.
 #[tokio::test]
 async fn a_record_that_cannot_be_made_is_alarmed() {
@@ -517,6 +517,8 @@ async fn a_record_that_cannot_be_made_is_alarmed() {
     })
     .await;
     assert_eq!(settlements(&stack, &database).await[0].keeper_state, KeeperState::Recording);
+    let actions = tally(&database, "audit_log", "action").await;
+    assert_eq!(actions["x402.record_retry_exhausted"], 1, "{actions:?}");
     // It is tried more and more rarely; the next one must not pay for it.
     eventually("it is put off for half a minute", || async {
         let deferrals = tally(&database, "intents", "CAST(deferrals AS TEXT)").await;

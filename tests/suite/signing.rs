@@ -2,8 +2,8 @@
 //! are not for.
 
 use crate::support::{
-    Answer, Draft, call, chain, eventually, invoke, keeper, on_chain, settlement_of, smuggle,
-    stack, tally, through,
+    Answer, Draft, call, chain, eventually, invoke, keeper, metric, on_chain, settlement_of,
+    smuggle, stack, tally, through,
 };
 use alloy::{
     primitives::{Address, B256, Bytes, U256},
@@ -40,15 +40,6 @@ async fn served(daemon: &Daemon, id: &str, draft: &Draft) {
         answer.status == 200
     })
     .await;
-}
-
-/// One number of `/metrics`; 0 when nothing was counted.
-async fn metric(daemon: &Daemon, series: &str) -> u64 {
-    let answer = reqwest::get(format!("{}/metrics", daemon.url)).await.unwrap();
-    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
-    let text = answer.text().await.unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().unwrap())
 }
 
 /// Whether the intake is closed for want of signatures.
@@ -183,7 +174,8 @@ async fn a_wrong_keys_signature_is_neither_kept_nor_sent() {
     through(&stack, &database, 1).await;
 }
 
-/// A key that has signed as often as it may is left alone; the payment waits and is not lost.
+/// a key that has signed as often as it may is left alone, and somebody is called; the
+/// payment waits and is not lost.
 #[tokio::test]
 async fn a_key_signs_no_more_often_than_it_may() {
     let options = StackOptions { settle_timeout: "2s", ..StackOptions::default() };

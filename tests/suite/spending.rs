@@ -57,7 +57,7 @@ async fn a_low_balance_closes_the_intake() {
     through(&stack, &database, 2).await;
 }
 
-/// The day's limit is lowered and raised while the daemon runs.
+/// the day's limit is lowered and raised while the daemon runs.
 #[tokio::test]
 async fn a_days_limit_is_changed_at_run_time() {
     let stack = stack("day", StackOptions::default()).await;

@@ -398,6 +398,22 @@ pub(crate) async fn command(config: &Path, stack: &Stack, arguments: &[&str]) ->
     command.output().await.unwrap()
 }
 
+/// Runs `keeper flags` with the configuration of a daemon.
+pub(crate) async fn flags(config: &Path, stack: &Stack, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(keeper());
+    command.args(["flags", "--config"]).arg(config).args(arguments).current_dir(&stack.folder);
+    command.output().await.unwrap()
+}
+
+/// One number of `/metrics`; 0 when nothing was counted.
+pub(crate) async fn metric(daemon: &Daemon, series: &str) -> u64 {
+    let answer = reqwest::get(format!("{}/metrics", daemon.url)).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text().await.unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
 /// Everything that a stack's Splitter has said, with the identities of its records.
 pub(crate) async fn splitter_logs(stack: &Stack) -> Vec<(SplitterEvent, Option<B256>)> {
     let chain = chain(stack);

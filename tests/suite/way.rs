@@ -5,7 +5,7 @@ use crate::support::{keeper, tools};
 use serde_json::{Value, json};
 use std::{fs, process::Command};
 
-/// On both databases.
+/// on both databases.
 #[test]
 fn one_command_settles_sixteen_payments_and_reconciles() {
     for database in ["sqlite", "postgres"] {

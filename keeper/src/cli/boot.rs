@@ -7,10 +7,11 @@
 use super::config::{self, Config};
 use crate::{
     chain::{BlockTag, Chain, ChainError},
-    edge::{Health, TrustRoot},
+    edge::{Health, Site, TrustRoot},
     eip3009::{FiatToken, domain},
     failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
+    metrics::SETTLER_CHECK_TOTAL,
     signer::{Guard, Policy, Signer, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
@@ -271,6 +272,7 @@ pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
         ("the configuration's settler.address", settings.settler.address),
     ] {
         if settler.address() != expected {
+            SETTLER_CHECK_TOTAL.add(1, ["mismatch"]);
             return Err(Obstacle::TrustRoot(format!(
                 "splitter {}: {source} is {}, but {what} is {expected}; nothing will be settled \
                  with a key that the contract does not obey",
@@ -279,6 +281,7 @@ pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
             )));
         }
     }
+    SETTLER_CHECK_TOTAL.add(1, ["match"]);
     let source = &settings.puller.source;
     let guard = Guard { policy: Policy::puller(record.asset), max_per_minute };
     let puller = Signer::connect(source, chain_id, guard).await.map_err(wait)?;
@@ -299,6 +302,11 @@ pub(super) async fn enter(ledger: &Ledger, station: &Station) -> Result<(), Obst
     tx.enter_splitter(&station.record).await?;
     tx.commit(Point::Enter).await?;
     Ok(())
+}
+
+/// Looks for the first time whether payments are taken.
+pub(super) async fn look_at_intake(site: &Site) -> Result<(), Obstacle> {
+    Ok(site.refresh_intake().await?)
 }
 
 /// Marks the trust root.

@@ -46,6 +46,9 @@ pub(super) struct Config {
     /// How long a dead daemon keeps another from taking over.
     #[serde(default = "default_lease_time", with = "humantime_serde")]
     pub(super) lease_time: Duration,
+    /// Accounts with which facilitators pull; none of our keys may be among them (R-151).
+    #[serde(default)]
+    facilitator_fleet: Vec<Address>,
     pub(super) http: Http,
     pub(super) chain: Vec<Chain>,
     pub(super) splitter: Vec<Splitter>,
@@ -455,6 +458,14 @@ impl Config {
             }
             if splitter.settler.address == splitter.puller.address {
                 return Err(format!("{name}: settler and puller must be different keys"));
+            }
+            for key in [splitter.settler.address, splitter.puller.address] {
+                if self.facilitator_fleet.contains(&key) {
+                    return Err(format!(
+                        "{name}: {key} is in facilitator_fleet; whoever pulls for others must not \
+                         hold a key of this hub"
+                    ));
+                }
             }
         }
         let active = self.splitter.iter().filter(|splitter| splitter.state == State::Active);

@@ -5,6 +5,7 @@ mod config;
 mod db;
 #[cfg(feature = "demo")]
 mod demo;
+mod flags;
 mod leader;
 mod pay;
 mod reconcile;
@@ -38,6 +39,8 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
+    /// Show and move the switches, and what closes the intake.
+    Flags(flags::Flags),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Tx(tx) => tx.execute().await,
+            Command::Flags(flags) => flags.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     chain::Heads,
-    edge::{Catalogue, Edge, Health, Registrations, Site, TrustRoot, router},
+    edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
     metrics::{self, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
@@ -23,6 +23,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the Splitter is asked what it knows of the catalogue.
 const REGISTRATION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether payments are taken. What is reserved is looked at each time.
+const INTAKE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Run the daemon.
 #[derive(Debug, clap::Args)]
@@ -175,6 +178,11 @@ async fn serve(
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
         if role != Role::Keeper && station.settings.state == State::Active {
             let site = Arc::new(site(config, &ledger, &station, heads));
+            let seen = persist(health, "database", stop, || boot::look_at_intake(&site)).await?;
+            if seen.is_none() {
+                return Ok(());
+            }
+            tasks.spawn(watch_intake(Arc::clone(&site), stop.clone()));
             tasks.spawn(watch_registrations(Arc::clone(edge), Arc::clone(&site), stop.clone()));
             health.open(site);
         }
@@ -239,6 +247,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         splitter: station.record,
         puller: station.settings.puller.address,
         registrations: Registrations::default(),
+        intake: Intake::default(),
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
     }
@@ -256,6 +265,20 @@ async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: Cancellatio
             site.registrations.refresh(&site.chain, site.splitter.address, edge.catalogue.all());
         if let Err(error) = refreshed.await {
             tracing::warn!(%error, "cannot ask the Splitter about the catalogue");
+        }
+    }
+}
+
+/// Keeps what is known of the intake fresh.
+async fn watch_intake(site: Arc<Site>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(INTAKE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = site.refresh_intake().await {
+            tracing::warn!(%error, "cannot look whether payments are taken");
         }
     }
 }

@@ -10,13 +10,14 @@
 
 mod registration;
 mod shares;
+mod timing;
 
 use crate::{
     chain::Heads,
     failpoint::Point,
     ledger::{
-        Contention, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent, Settlement,
-        SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
+        Action, Closure, Contention, KeeperEvidence, Lease, Ledger, LedgerError, NewIntent,
+        Settlement, SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::{IntentKind, KeeperEvent, KeeperState},
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
@@ -26,6 +27,7 @@ use registration::{is_as_sold, terms_at};
 use serde_json::json;
 use shares::allocate;
 use std::{collections::BTreeMap, time::Duration};
+use timing::{Findings, Stage};
 use tokio_util::sync::CancellationToken;
 
 /// Gas limit of a record: 82,832 measured for the first, with room for a repriced token.
@@ -119,13 +121,18 @@ impl Driver {
             return Ok(false);
         }
         let up_to_block = mirrored.saturating_sub(self.record_confirmations);
+        // What is on the chain is found all the same; nothing more is asked for.
+        let closures = tx.closures(chain_id, address).await?;
+        let is_frozen = closures.iter().any(|Closure { reason, .. }| reason.stops_recording());
+        let mut findings = Findings::default();
         self.undo_lost(&mut tx, memory.checked.min(mirrored)).await?;
-        let recorded = self.record(&mut tx, up_to_block).await?;
-        self.find_records(&mut tx).await?;
+        let recorded = !is_frozen && self.record(&mut tx, &mut findings, up_to_block).await?;
+        self.find_records(&mut tx, &mut findings).await?;
         self.hold_stuck(&mut tx).await?;
-        self.find_splits(&mut tx).await?;
-        let split = self.split(&mut tx).await?;
+        self.find_splits(&mut tx, &mut findings).await?;
+        let split = !is_frozen && self.split(&mut tx).await?;
         tx.commit(Point::Drive).await?;
+        findings.count();
         memory.checked = mirrored;
         Ok(recorded || split)
     }
@@ -158,13 +165,21 @@ impl Driver {
     }
 
     /// Asks for the record of every paid settlement.
-    async fn record(&self, tx: &mut Tx, up_to_block: u64) -> Result<bool, LedgerError> {
+    async fn record(
+        &self,
+        tx: &mut Tx,
+        findings: &mut Findings,
+        up_to_block: u64,
+    ) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, authorized_settler, per_tx_cap, .. } =
             self.splitter;
         let query = SettlementQuery::Unrecorded { up_to_block };
         let unrecorded = tx.settlements(chain_id, address, query).await?;
         for settlement in &unrecorded {
             let Some(capability) = settlement.splitter_capability_id else { continue };
+            if !self.is_as_pulled(tx, findings, settlement).await? {
+                continue;
+            }
             if settlement.amount > per_tx_cap {
                 hold(tx, settlement, "above PER_TX_CAP").await?;
                 continue;
@@ -192,8 +207,48 @@ impl Driver {
         Ok(!unrecorded.is_empty())
     }
 
+    /// Whether a settlement's amount and payee are those of its Transfer (I-7). The chain's log is the
+    /// truth; a settlement that differs is never recorded.
+    async fn is_as_pulled(
+        &self,
+        tx: &mut Tx,
+        findings: &mut Findings,
+        settlement: &Settlement,
+    ) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let (payer, nonce) = (settlement.payer, settlement.nonce);
+        let pull = tx.pull_of(chain_id, address, payer, nonce).await?;
+        let Some(pull) = pull.filter(|pull| settlement.pull == Some(pull.at)) else {
+            hold(tx, settlement, "its Transfer is not where the ledger says").await?;
+            return Ok(false);
+        };
+        if (pull.amount, address) == (settlement.amount, settlement.pay_to) {
+            findings.agreed = findings.agreed.saturating_add(1);
+            return Ok(true);
+        }
+        findings.disagreed = findings.disagreed.saturating_add(1);
+        tracing::error!(
+            payment = %settlement.id, expected = %settlement.amount, found = %pull.amount,
+            pay_to = %settlement.pay_to,
+            "ALARM: X402_RECONCILER_MISMATCH_FLAGGED: the payment is not what its Transfer says; it \
+             is not recorded"
+        );
+        let detail = json!({
+            "subcause": "amount_attribution_violation",
+            "tx_hash": pull.at.tx_hash,
+            "log_index": pull.at.log_index,
+            "expected_micro": settlement.amount,
+            "found_micro": pull.amount,
+            "pay_to": settlement.pay_to,
+        });
+        let at = Some((chain_id, address));
+        tx.log_action(Action::AmountViolation, at, Some(settlement.id), &detail).await?;
+        tx.step_keeper(settlement, KeeperEvent::Contradict, &detail).await?;
+        Ok(false)
+    }
+
     /// Finds the records that were asked for. One that is on the chain is not held any more.
-    async fn find_records(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+    async fn find_records(&self, tx: &mut Tx, findings: &mut Findings) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut waiting = Vec::new();
         for state in [KeeperState::Recording, KeeperState::Held] {
@@ -217,6 +272,7 @@ impl Driver {
             );
             if as_agreed {
                 tx.record_seen(&settlement, &evidence(record)).await?;
+                findings.measure(tx, &settlement, Stage::Record, record).await?;
             } else {
                 contradict(tx, &settlement, "recorded with other terms").await?;
             }
@@ -256,7 +312,7 @@ impl Driver {
 
     /// Finds the splits that cover what is recorded: a split closes every earlier record of its
     /// capability.
-    async fn find_splits(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+    async fn find_splits(&self, tx: &mut Tx, findings: &mut Findings) -> Result<(), LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         for (capability, mut open) in self.recorded(tx).await? {
             let from = open.iter().map(|(record, _)| record.block_number).min().unwrap_or(0);
@@ -276,6 +332,7 @@ impl Driver {
                         for ((_, settlement), shares) in covered.iter().zip(shares) {
                             if settlement.terms == terms {
                                 tx.split_seen(settlement, &at, &shares).await?;
+                                findings.measure(tx, settlement, Stage::Split, &split).await?;
                             } else {
                                 contradict(tx, settlement, "split on other terms than sold")
                                     .await?;

@@ -1,6 +1,6 @@
 //! How the daemon is, for operators and their orchestrators.
 
-use super::{Edge, Site};
+use super::{Edge, Shut, Site};
 use crate::{ledger::LedgerError, lifecycle::Closed};
 use axum::{
     Json,
@@ -149,10 +149,27 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
         let held = site.is_led(&mut tx).await?;
         let caught_up = site.has_caught_up(&mut tx).await?;
         let unsigned = site.is_unsigned(&mut tx).await?;
-        Ok::<_, LedgerError>((held, caught_up, unsigned, site.closed(&mut tx).await?))
+        let shut = site.shut(&mut tx).await?;
+        Ok::<_, LedgerError>((held, caught_up, unsigned, site.closed(&mut tx).await?, shut))
     };
     match looked.await {
-        Ok((held, caught_up, unsigned, closed)) => {
+        Ok((held, caught_up, unsigned, closed, shut)) => {
+            match shut {
+                // Then it answers as it should: there is nothing to wait for.
+                None | Some(Shut::Disabled) => {}
+                Some(Shut::Unsigned) => {
+                    waiting.insert("signing".to_owned(), "an operator has switched it off");
+                }
+                Some(Shut::Closed(reasons)) => {
+                    for reason in reasons {
+                        let why = match reason.heals_itself() {
+                            true => "closed until that is over",
+                            false => "closed until an operator has looked into it",
+                        };
+                        waiting.insert(reason.to_string(), why);
+                    }
+                }
+            }
             match closed {
                 None => {}
                 Some(Closed::Quarantine) => {
@@ -191,13 +208,14 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
     for (component, reason) in waiting {
         checks.insert(component, Value::from(reason));
     }
+    let enabled = edge.health.site().is_some_and(|site| !site.intake.is_disabled());
     Json(json!({
         "status": status,
         "engine": "x402-keeper",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": edge.health.started.elapsed().as_secs(),
         "waiting_for": checks,
-        "x402": {"trust_root": trust_root.as_str(), "enabled": edge.health.site().is_some()},
+        "x402": {"trust_root": trust_root.as_str(), "enabled": enabled},
     }))
     .into_response()
 }

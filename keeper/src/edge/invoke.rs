@@ -5,7 +5,7 @@ use super::{
     capability::{Capability, Registration},
     envelope::{Invocation, MAX_BODY_BYTES},
     error::ApiError,
-    payment::{Paid, settle},
+    payment::{Paid, disabled, settle},
 };
 use crate::lifecycle::Status;
 use crate::x402::{
@@ -62,14 +62,22 @@ async fn answer(
     let payment = payment_header(headers)?;
     let Some(site) = edge.health.site() else {
         return Err(match (edge.health.trust_root(), &payment) {
-            (TrustRoot::Mismatch, Some(_)) => ApiError::NotAccepted(Subcause::X402Disabled),
+            (TrustRoot::Mismatch, Some(_)) => disabled(),
             _ => ApiError::Degraded("this hub cannot take payments yet".to_owned()),
         });
     };
     let Some((version, value)) = payment else {
-        return challenge(edge, &site, capability, &invocation);
+        // Nobody shall sign what would not be taken. There is no other way to pay yet, so that a 402
+        // would offer nothing.
+        return match site.intake.shut() {
+            Some(shut) => Err(ApiError::Degraded(shut.message().to_owned())),
+            None => challenge(edge, &site, capability, &invocation),
+        };
     };
     let payment = Payment::decode(version, value.as_bytes()).map_err(|subcause| {
+        if site.intake.is_disabled() {
+            return disabled();
+        }
         ApiError::PaymentInvalid {
             subcause,
             message: "the payment header cannot be read".to_owned(),

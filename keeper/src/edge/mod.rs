@@ -9,6 +9,7 @@ mod delivery;
 mod envelope;
 mod error;
 mod health;
+mod intake;
 mod invoke;
 mod payment;
 mod site;
@@ -17,6 +18,7 @@ pub use capability::{Capability, Registration, Registrations};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
+pub use intake::{Intake, Shut};
 pub use site::{Auth, Site};
 
 use crate::metrics::Metrics;

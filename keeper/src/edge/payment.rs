@@ -6,6 +6,7 @@ use super::{
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
+    intake::Shut,
 };
 use crate::{
     chain::{BlockTag, ChainError},
@@ -53,6 +54,11 @@ fn invalid(subcause: Subcause, message: &str) -> ApiError {
     ApiError::PaymentInvalid { subcause, message: message.to_owned(), tx_hash: None }
 }
 
+/// No payment is taken at this hub.
+pub(super) const fn disabled() -> ApiError {
+    ApiError::NotAccepted(Subcause::X402Disabled)
+}
+
 /// Before anything is reserved. The payment may have been sent before, so nothing is said of money.
 fn ledger_down(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed");
@@ -84,7 +90,12 @@ pub(super) async fn settle(
 ) -> Result<Paid, ApiError> {
     let Auth::Payer = edge.auth;
     let content_hash = invocation.content_hash()?;
-    let settlement = match verify(site, capability, payment) {
+    // Switched off: what was taken before is finished, nothing else is even looked at.
+    let verified = match site.intake.is_disabled() {
+        true => Err(disabled()),
+        false => verify(site, capability, payment),
+    };
+    let settlement = match verified {
         Ok(authorization) => {
             let new = NewSettlement {
                 chain_id: site.network.chain_id(),
@@ -103,7 +114,7 @@ pub(super) async fn settle(
             };
             reserve(site, capability, &new).await?
         }
-        // Prices and windows pass; a payment that was taken is answered all the same.
+        // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
             taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
         }
@@ -204,6 +215,8 @@ enum Taken {
     Short,
     /// Nothing is reserved now, and why.
     Closed(&'static str),
+    /// An operator takes no payments.
+    Disabled,
     /// Nobody knows whether it is reserved.
     Unknown(LedgerError),
 }
@@ -246,6 +259,7 @@ async fn reserve(
                     "the payer's balance does not cover this and what is on its way",
                 ));
             }
+            Taken::Disabled => return Err(disabled()),
             Taken::Closed(why) => return Err(ApiError::Degraded(why.to_owned())),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
@@ -299,6 +313,11 @@ async fn try_reserve(
     let Reservation::Reserved(settlement) = &reservation else {
         return Ok(Taken::Answer(Box::new(reservation)));
     };
+    match site.shut(&mut tx).await? {
+        Some(Shut::Disabled) => return Ok(Taken::Disabled),
+        Some(shut) => return Ok(Taken::Closed(shut.message())),
+        None => {}
+    }
     // It was known a moment ago.
     let Some(balance) = balance else { return Ok(Taken::Unchecked) };
     if open.count >= MAX_OPEN_PAYMENTS {

@@ -1,6 +1,6 @@
 //! What the edge needs to sell, once everything behind it is there.
 
-use super::{Capability, Registrations};
+use super::{Capability, Intake, Registrations};
 use crate::{
     chain::{Chain, Heads},
     eip3009::{Terms, domain},
@@ -50,6 +50,8 @@ pub struct Site {
     pub puller: Address,
     /// What the Splitter says of the catalogue.
     pub registrations: Registrations,
+    /// Whether payments are taken.
+    pub intake: Intake,
     /// How long a request waits for its pull.
     pub settle_timeout: Duration,
     /// Seconds that a payer has between challenge and payment.

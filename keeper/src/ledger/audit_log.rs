@@ -20,12 +20,24 @@ pub enum Action {
     Closed,
     /// It does again.
     Lifted,
+    /// A payment's record was seen, and how long after its pull.
+    SettlementRecorded,
+    /// A payment was recorded or split later after its pull than the specification allows (I-8).
+    LatencyExceeded,
+    /// A record or a split was tried for twelve seconds and is not on the chain; it is tried on.
+    RetryExhausted,
+    /// A payment's amount or payee is not what its Transfer says (I-7); it is never recorded.
+    AmountViolation,
 }
 
 words!(Action {
     FlagSet => "x402.flag_set",
     Closed => "x402.closed",
     Lifted => "x402.lifted",
+    SettlementRecorded => "x402.settlement_recorded",
+    LatencyExceeded => "x402.settlement_latency_exceeded",
+    RetryExhausted => "x402.record_retry_exhausted",
+    AmountViolation => "invariant_i7_violation",
 });
 
 /// A line of the log.

@@ -69,6 +69,22 @@ struct Row {
     closed_at: DateTime<Utc>,
 }
 
+/// Whether nothing closes a Splitter that stops recording. `$intents` names a table with its chain
+/// and address.
+macro_rules! unfrozen {
+    ($intents:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM closures c WHERE c.chain_id = ",
+            $intents,
+            ".chain_id AND c.splitter = ",
+            $intents,
+            ".splitter AND c.lifted_at IS NULL
+            AND c.reason IN ('token_changed', 'drift', 'sources_differ'))"
+        )
+    };
+}
+pub(super) use unfrozen;
+
 impl Tx {
     /// What closes a Splitter now, oldest first.
     pub async fn closures(&mut self, chain_id: u64, splitter: Address) -> Result<Vec<Closure>> {
@@ -124,5 +140,20 @@ impl Tx {
         let logged = json!({"reason": reason, "why": why});
         self.log_action(Action::Lifted, Some((chain_id, splitter)), None, &logged).await?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words in the SQL are those that the method knows.
+    #[test]
+    fn sql_and_code_agree_on_what_stops_recording() {
+        let sql = unfrozen!("intents");
+        for reason in ClosureReason::ALL {
+            let is_listed = sql.contains(&format!("'{reason}'"));
+            assert_eq!(is_listed, reason.stops_recording(), "{reason}");
+        }
     }
 }

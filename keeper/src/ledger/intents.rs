@@ -2,7 +2,8 @@
 
 use super::{
     Lease, LedgerError, Result, Tx,
-    columns::{address, bigint, hash, hex, now, unsigned, word},
+    closures::unfrozen,
+    columns::{address, bigint, hash, hex, now, unsigned, uuid, word},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::lifecycle::IntentKind;
@@ -56,16 +57,27 @@ pub struct Intent {
 }
 
 /// Work that should be on the chain and is not.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone)]
 pub struct Late {
     /// Id of the row.
     pub id: i64,
-    /// "record" or "split".
-    pub kind: String,
+    /// A record or a split.
+    pub kind: IntentKind,
     /// For which payment; a split has none.
-    pub settlement_id: Option<String>,
+    pub settlement: Option<Uuid>,
+    /// At which Splitter.
+    pub splitter: Address,
     /// Why it was put off, if it was.
     pub reason: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct LateRow {
+    id: i64,
+    kind: String,
+    settlement_id: Option<String>,
+    splitter: String,
+    reason: Option<String>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -117,14 +129,15 @@ macro_rules! backed {
 }
 pub(super) use backed;
 
-/// Whether open work is wanted as the chain is now: a pull while its payment has not come in, by
+/// Whether open work is wanted as the chain is now, at a Splitter whose books are not in doubt: a pull while its payment has not come in, by
 /// whomever; a record while its pull is on the chain, no record of it is, and nobody holds it; a
 /// split while each of its records has its pull. The mirror decides, so that a ledger that has lost what it did does not
 /// do it again.
 macro_rules! wanted {
     () => {
         concat!(
-            "(kind = 'split' AND ",
+            unfrozen!("intents"),
+            " AND (kind = 'split' AND ",
             backed!("intents"),
             " OR kind = 'pull' AND NOT EXISTS (SELECT 1 FROM x402_settlements s
                 WHERE s.id = intents.settlement_id
@@ -185,7 +198,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Open work of a signer that is due, whatever has waited longest first.
+    /// Open work of a signer that is due, what has least time left first. A split may take twice as
+    /// long as a record, four blocks of Base after its pull instead of two: it counts as due later,
+    /// so that splits keep no record waiting, and records no split for ever.
     pub async fn due_intents(
         &mut self,
         chain_id: u64,
@@ -197,7 +212,7 @@ impl Tx {
             FROM intents WHERE chain_id = $1 AND signer = $2 AND state = 'open'
             AND due_at_ms <= $3 AND ",
             wanted!(),
-            " ORDER BY due_at_ms, id LIMIT $4"
+            " ORDER BY due_at_ms + CASE kind WHEN 'split' THEN 4000 ELSE 0 END, id LIMIT $4"
         );
         let chain = bigint("chain id", chain_id)?;
         let limit = bigint("limit", limit)?;
@@ -260,12 +275,26 @@ impl Tx {
             AND state IN ('open', 'claimed') AND kind <> 'pull' AND flagged_at IS NULL
             AND created_at < $4 AND ",
             wanted!(),
-            " RETURNING id, kind, settlement_id, reason"
+            " RETURNING id, kind, settlement_id, splitter, reason"
         );
         self.hold_lease(lease).await?;
         let since = self.clock().await? - patience;
         let chain = bigint("chain id", chain_id)?;
-        Ok(fetch_all!(self, Late, FLAG, now(), chain, hex(signer), since)?)
+        let rows = fetch_all!(self, LateRow, FLAG, now(), chain, hex(signer), since)?;
+        rows.into_iter()
+            .map(|row| {
+                let settlement = row.settlement_id.as_deref();
+                Ok(Late {
+                    id: row.id,
+                    kind: word("intents.kind", &row.kind, IntentKind::from_word)?,
+                    settlement: settlement
+                        .map(|id| uuid("intents.settlement_id", id))
+                        .transpose()?,
+                    splitter: address("intents.splitter", &row.splitter)?,
+                    reason: row.reason,
+                })
+            })
+            .collect()
     }
 
     /// Lets the record of a held payment go on. True when there was one.

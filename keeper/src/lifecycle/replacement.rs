@@ -130,6 +130,15 @@ impl Unmined {
         }
     }
 
+    /// What becomes of it while nothing may be signed: the same bytes again, unless what they follow
+    /// from is not on the chain.
+    pub const fn unsigned(&self) -> Replacement {
+        match (self.kind, self.cause) {
+            (AttemptKind::First | AttemptKind::Bump, Cause::Missing { .. }) => Replacement::Wait,
+            _ => Replacement::Again,
+        }
+    }
+
     /// Fees for another envelope of this kind that a human asks for. `None` when they would be above the
     /// ceiling.
     pub fn higher(&self, market: &Market, kind: AttemptKind) -> Option<Fees> {
@@ -210,6 +219,17 @@ mod tests {
         // What has given way does not care.
         let noop = Unmined { kind: AttemptKind::Noop, ..missing(0) };
         assert_eq!(noop.replace(&market(100)), Replacement::Again);
+    }
+
+    #[test]
+    fn nothing_new_while_nothing_may_be_signed() {
+        let late = Unmined { age: 30, ..unmined() };
+        assert_eq!(late.unsigned(), Replacement::Again);
+        let missing = Unmined { cause: Cause::Missing { since: 20 }, ..late };
+        assert_eq!(missing.unsigned(), Replacement::Wait, "its bytes do harm without their cause");
+        let gone = Unmined { cause: Cause::Gone, ..late };
+        assert_eq!(gone.unsigned(), Replacement::Again, "it can only revert");
+        assert_eq!(Unmined { kind: AttemptKind::Noop, ..missing }.unsigned(), Replacement::Again);
     }
 
     /// Every pool's rule: at least a tenth more in both fees, for any fees.

@@ -17,6 +17,7 @@ use alloy::{
     consensus::TxEip1559,
     primitives::{Address, B256, Bytes, TxKind},
 };
+use futures::{StreamExt, stream};
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -24,13 +25,16 @@ use std::{
 
 /// Mined transactions that are looked at in one round.
 const MAX_MINED: usize = 16;
+/// Signatures that are asked for at the same time.
+const SIGNATURES_AT_ONCE: usize = 8;
 /// How long bytes are left with the nodes before they are handed over again.
 const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
 /// Gas limit of a transaction that does nothing.
 pub(super) const NOOP_GAS: u64 = 21_000;
 
 impl Outbox {
-    /// Signs what is planned. The envelope is committed; it is sent by [`Outbox::follow`].
+    /// Signs what is planned. The envelope is committed; it is sent by [`Outbox::follow`]. KMS takes
+    /// a tenth of a second for each: one after the other, a block's records would miss the next.
     pub(super) async fn sign(&self) -> Result<(), OutboxError> {
         let signer = self.signer.address();
         let mut tx = self.ledger.read().await?;
@@ -41,17 +45,18 @@ impl Outbox {
         }
         let fees = self.chain.market().await?.fees;
         let limits = self.limits().await?;
-        for planned in unsigned {
+        let signatures = unsigned.into_iter().map(async |planned| {
             if self.stop.is_cancelled() {
-                break;
+                return Ok(());
             }
             let fees = fees.within(limits.ceiling(planned.gas_limit, planned.data_fee));
             let kind = if planned.has_work { AttemptKind::First } else { AttemptKind::Noop };
             let content = (planned.to, planned.calldata, planned.gas_limit);
             let slot = (planned.id, planned.account_nonce);
-            self.add_envelope(slot, content, kind, fees).await?;
-        }
-        Ok(())
+            self.add_envelope(slot, content, kind, fees).await.map(drop)
+        });
+        let signed = stream::iter(signatures).buffered(SIGNATURES_AT_ONCE).collect::<Vec<_>>();
+        worst(signed.await)
     }
 
     /// Signs an envelope and commits it.
@@ -62,6 +67,10 @@ impl Outbox {
         kind: AttemptKind,
         fees: Fees,
     ) -> Result<Envelope, OutboxError> {
+        // Everything that is signed is signed here; the switch counts from one signature to the next.
+        if !self.may_sign().await? {
+            return Err(OutboxError::SwitchedOff);
+        }
         let signed = self
             .signer
             .sign(TxEip1559 {
@@ -253,7 +262,11 @@ impl Outbox {
         let cause = self.cause(memory, node, transaction).await?;
         let unmined = self.unmined(transaction, envelope, cause).await?;
         let (account_nonce, signer) = (transaction.account_nonce, self.signer.address());
-        match unmined.replace(&market) {
+        let replacement = match unmined.replace(&market) {
+            Replacement::Bump(_) | Replacement::Noop(_) if memory.is_off => unmined.unsigned(),
+            replacement => replacement,
+        };
+        match replacement {
             Replacement::Again => self.broadcast(account_nonce, envelope).await,
             Replacement::Wait => {
                 tracing::info!(%signer, account_nonce, "not sent: its cause is not on the chain");

@@ -12,7 +12,7 @@ mod quarantine;
 
 use crate::{
     chain::{Chain as Rpc, ChainError, Heads},
-    ledger::{Lease, Ledger, LedgerError, SignerRole, Topic},
+    ledger::{Flag, Lease, Ledger, LedgerError, SignerRole, Topic},
     lifecycle::{Closed, JITTER_PERCENT, Limits, backoff},
     metrics::{PARKED_NONCES, PAUSED, PENDING_TRANSACTIONS},
     signer::{Signer, SignerError},
@@ -42,6 +42,9 @@ pub enum OutboxError {
     /// The key.
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// An operator wants nothing signed (R-113).
+    #[error("signing is switched off; `keeper flags set x402_keeper_enabled on` switches it on")]
+    SwitchedOff,
     /// The chain has taken back a block that was final.
     #[error(
         "chain {chain_id}: block {number} was final as {remembered} and is {found} now; nothing is \
@@ -107,6 +110,8 @@ struct Memory {
     purse: Option<Instant>,
     /// When it was last looked whether what was final still is.
     guarded: Option<Instant>,
+    /// Whether an operator wants nothing signed.
+    is_off: bool,
 }
 
 impl Outbox {
@@ -167,24 +172,40 @@ impl Outbox {
     /// Each part on its own: a fault of one must not hold up the others.
     async fn tick(&self, memory: &mut Memory) -> Result<(), OutboxError> {
         let mut parts = Vec::new();
+        let is_off = !self.may_sign().await?;
+        if is_off != memory.is_off {
+            memory.is_off = is_off;
+            tracing::warn!(signer = %self.signer.address(), is_off, "signing was switched");
+        }
         if memory.guarded.is_none_or(|guarded| guarded.elapsed() >= GUARD_INTERVAL) {
             self.guard().await?;
             memory.guarded = Some(Instant::now());
-            parts.push(self.flag_late().await);
+            // Nobody is called for what waits on purpose.
+            if !is_off {
+                parts.push(self.flag_late().await);
+            }
         }
         parts.push(self.obey(memory).await);
         let mut tx = self.ledger.read().await?;
         let known = tx.signer(self.chain_id, self.signer.address()).await?;
         drop(tx);
-        if let Some(known) = known {
+        if let Some(known) = known.filter(|_| !is_off) {
             parts.push(match &known.quarantine {
                 Some(quarantine) => self.heal(&known, quarantine).await,
                 None => self.plan(memory, &known).await,
             });
         }
-        parts.push(self.sign().await);
+        if !is_off {
+            parts.push(self.sign().await);
+        }
         parts.push(self.follow(memory).await);
         worst(parts)
+    }
+
+    /// Whether an operator wants transactions signed.
+    async fn may_sign(&self) -> Result<bool, OutboxError> {
+        let mut tx = self.ledger.read().await?;
+        Ok(tx.flag(Flag::X402KeeperEnabled).await?)
     }
 }
 

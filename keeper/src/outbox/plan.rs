@@ -4,7 +4,7 @@ use super::{Memory, Outbox, OutboxError, worst};
 use crate::{
     chain::{BlockTag, ChainError},
     failpoint::Point,
-    ledger::{Cost, Intent, SignerRecord},
+    ledger::{Action, Cost, Intent, SignerRecord},
     lifecycle::{
         Closed, IntentKind, JITTER_PERCENT, Limits, Market, Purse, backoff, is_closing, room,
     },
@@ -12,6 +12,7 @@ use crate::{
 };
 use chrono::TimeDelta;
 use rand::Rng;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Most intents that are simulated in one round; signing and following must have their turn.
@@ -230,13 +231,23 @@ impl Outbox {
         if late.is_empty() {
             return Ok(());
         }
+        for work in &late {
+            let detail = json!({
+                "subcause": "record_retry_exhausted",
+                "intent": work.id,
+                "kind": work.kind.as_str(),
+                "reason": work.reason,
+            });
+            let at = Some((self.chain_id, work.splitter));
+            tx.log_action(Action::RetryExhausted, at, work.settlement, &detail).await?;
+        }
         tx.commit(Point::Flag).await?;
         for work in late {
-            LATE_INTENTS_TOTAL.add(1, [&work.kind]);
+            LATE_INTENTS_TOTAL.add(1, [work.kind.as_str()]);
             tracing::error!(
                 intent = work.id,
-                kind = work.kind,
-                payment = work.settlement_id,
+                kind = %work.kind,
+                payment = work.settlement.map(tracing::field::display),
                 reason = work.reason.as_deref().unwrap_or("not mined yet"),
                 "ALARM: X402_RECONCILER_MISMATCH_FLAGGED: a record or split is late"
             );

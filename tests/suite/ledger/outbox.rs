@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// written down once, whoever asks again.
 #[tokio::test]
 async fn a_payment_is_handed_to_the_outbox_once() {
     on_both(|db| async move {
@@ -14,6 +15,7 @@ async fn a_payment_is_handed_to_the_outbox_once() {
     .await;
 }
 
+/// one writer at a time, each number once.
 #[tokio::test]
 async fn account_nonces_are_allocated_without_gap_or_repeat() {
     on_both(|db| async move {
@@ -46,7 +48,7 @@ async fn account_nonces_are_allocated_without_gap_or_repeat() {
     .await;
 }
 
-/// An old leader that wakes up after another took over can neither allocate nor persist.
+/// an old leader that wakes up after another took over can neither allocate nor persist.
 #[tokio::test]
 async fn a_stale_leader_cannot_write() {
     on_both(|db| async move {
@@ -131,6 +133,43 @@ async fn work_that_is_put_off_makes_room() {
         let again = due().await;
         assert_eq!((again[0].id, again[0].deferrals), (all[2], 0), "the other one was first");
         assert_eq!((again[1].id, again[1].deferrals), (all[0], 1));
+    })
+    .await;
+}
+
+/// what has least time left comes first, so that many splits delay no record, and many
+/// records not a split for ever.
+#[tokio::test]
+async fn records_come_before_splits_unless_those_have_waited() {
+    on_both(|db| async move {
+        let split = async |capability: u8| {
+            let mut tx = db.ledger.begin().await.unwrap();
+            tx.add_intent(&NewIntent {
+                chain_id: 84_532,
+                splitter: SPLITTER,
+                signer: SIGNER,
+                kind: IntentKind::Split,
+                settlement: None,
+                splitter_capability_id: B256::repeat_byte(capability),
+                to: SPLITTER,
+                calldata: Bytes::from_static(b"split"),
+                gas_limit: 100_000,
+                valid_before: None,
+            })
+            .await
+            .unwrap();
+            tx.commit(HERE).await.unwrap();
+        };
+        split(1).await;
+        db.tamper("UPDATE intents SET due_at_ms = due_at_ms - 60000").await.unwrap();
+        split(2).await;
+        let payer = PrivateKeySigner::random();
+        let settlement = paid(&db.ledger, &payment(&draft(&payer), "request-1", 1), 3).await;
+        add_record(&db.ledger, &settlement).await.unwrap();
+        let mut tx = db.ledger.read().await.unwrap();
+        let due = tx.due_intents(84_532, SIGNER, 10).await.unwrap();
+        let kinds: Vec<_> = due.iter().map(|intent| intent.kind).collect();
+        assert_eq!(kinds, [IntentKind::Split, IntentKind::Record, IntentKind::Split]);
     })
     .await;
 }

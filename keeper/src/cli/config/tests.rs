@@ -43,6 +43,18 @@ fn hints_are_asked_for() {
     assert_eq!(url.as_str(), "https://mainnet-preconf.base.org/");
 }
 
+/// no key of the hub is one with which a facilitator pulls.
+#[test]
+fn a_key_of_a_facilitator_is_refused() {
+    let good = include_str!("../../../../docs/examples/maximal.toml");
+    for key in ["33", "44", "66"] {
+        let fleet = format!("facilitator_fleet = [\"0x{}\"]\n[http]", key.repeat(20));
+        let refused = load(&good.replacen("facilitator_fleet = []\n\n[http]", &fleet, 1));
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("is in facilitator_fleet"), "{refused}");
+    }
+}
+
 #[test]
 fn wrong_ones_say_what_to_change() {
     let good = include_str!("../../../../docs/examples/minimal.toml");
