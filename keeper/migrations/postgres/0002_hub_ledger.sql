@@ -115,6 +115,8 @@ CREATE TABLE x402_refund_log (
 );
 CREATE INDEX x402_refund_log_state ON x402_refund_log (chain_id, splitter, state);
 CREATE INDEX x402_refund_log_agent ON x402_refund_log (agent_id, requested_at);
+CREATE INDEX deliveries_refund_due ON deliveries (settlement_id) WHERE refund_due;
+CREATE INDEX deliveries_finished ON deliveries (finished_at);
 
 -- ------------------------------------------------------------------------------ names of the specification
 
