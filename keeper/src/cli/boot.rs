@@ -11,6 +11,7 @@ use crate::{
     eip3009::{FiatToken, domain},
     failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
+    lifecycle::RefundPolicy,
     signer::{Guard, Policy, Signer, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
@@ -59,6 +60,7 @@ pub(super) struct Station {
     pub(super) network: Network,
     pub(super) chain: Chain,
     pub(super) record: SplitterRecord,
+    pub(super) refunds: RefundPolicy,
 }
 
 /// A station's keys.
@@ -225,6 +227,7 @@ pub(super) async fn inspect(
         network,
         chain,
         record,
+        refunds: config.refunds.policy(),
     })
 }
 

@@ -5,7 +5,7 @@ use super::{
     capability::{Capability, Registration},
     envelope::{Invocation, MAX_BODY_BYTES},
     error::ApiError,
-    payment::{Paid, settle},
+    payment::{Paid, ledger_down, settle},
 };
 use crate::lifecycle::Status;
 use crate::x402::{
@@ -67,6 +67,9 @@ async fn answer(
         });
     };
     let Some((version, value)) = payment else {
+        if site.is_held(capability).await.map_err(|error| ledger_down(&error))? {
+            return Err(ApiError::NotSold);
+        }
         return challenge(edge, &site, capability, &invocation);
     };
     let payment = Payment::decode(version, value.as_bytes()).map_err(|subcause| {

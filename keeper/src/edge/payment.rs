@@ -54,7 +54,7 @@ fn invalid(subcause: Subcause, message: &str) -> ApiError {
 }
 
 /// Before anything is reserved. The payment may have been sent before, so nothing is said of money.
-fn ledger_down(error: &LedgerError) -> ApiError {
+pub(super) fn ledger_down(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed");
     if error.is_unavailable() {
         ApiError::Degraded("the ledger does not answer; repeat this very call later".to_owned())
@@ -204,6 +204,8 @@ enum Taken {
     Short,
     /// Nothing is reserved now, and why.
     Closed(&'static str),
+    /// Too many calls of this capability failed.
+    NotSold,
     /// Nobody knows whether it is reserved.
     Unknown(LedgerError),
 }
@@ -247,6 +249,7 @@ async fn reserve(
                 ));
             }
             Taken::Closed(why) => return Err(ApiError::Degraded(why.to_owned())),
+            Taken::NotSold => return Err(ApiError::NotSold),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
         balance = Some(check_chain(site, capability, &new.authorization).await?);
@@ -320,6 +323,9 @@ async fn try_reserve(
     if let Some(closed) = site.closed(&mut tx).await? {
         tracing::warn!(%closed, "edge: nothing new is begun");
         return Ok(Taken::Closed("no payment is begun now; no money moved"));
+    }
+    if tx.is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
+        return Ok(Taken::NotSold);
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {
