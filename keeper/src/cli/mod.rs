@@ -8,6 +8,7 @@ mod demo;
 mod leader;
 mod pay;
 mod reconcile;
+mod refund;
 mod run;
 mod tx;
 
@@ -38,6 +39,8 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
+    /// Give back what agents paid for nothing.
+    Refund(refund::RefundCommand),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Tx(tx) => tx.execute().await,
+            Command::Refund(refund) => refund.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

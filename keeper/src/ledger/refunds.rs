@@ -214,9 +214,7 @@ impl Tx {
             RefundQuery::All => fetch_all!(self, Row, ALL)?,
             RefundQuery::In(state) => fetch_all!(self, Row, IN, state.as_str())?,
             RefundQuery::Id(id) => fetch_all!(self, Row, ID, id.to_string())?,
-            RefundQuery::OfSettlement(id) => {
-                fetch_all!(self, Row, OF_SETTLEMENT, id.to_string())?
-            }
+            RefundQuery::OfSettlement(id) => fetch_all!(self, Row, OF_SETTLEMENT, id.to_string())?,
         };
         rows.into_iter().map(Refund::try_from).collect()
     }
@@ -258,11 +256,18 @@ impl Tx {
         rows.into_iter().map(|row| uuid("x402_settlements.id", &row.id)).collect()
     }
 
+    /// Payments that a transaction pulled.
+    pub async fn payments_pulled_in(&mut self, transaction: B256) -> Result<Vec<Uuid>> {
+        const SELECT: &str =
+            "SELECT id FROM x402_settlements WHERE tx_hash = $1 ORDER BY log_index";
+        let rows = fetch_all!(self, Id, SELECT, hex(transaction))?;
+        rows.into_iter().map(|row| uuid("x402_settlements.id", &row.id)).collect()
+    }
+
     /// Limits hold for all Splitters together: who counts, and then writes, does so alone. On SQLite
     /// this transaction is the only writer anyway.
     async fn alone_with_refunds(&mut self) -> Result<()> {
-        const LOCK: &str =
-            "SELECT 1 FROM splitters ORDER BY chain_id, address FOR NO KEY UPDATE";
+        const LOCK: &str = "SELECT 1 FROM splitters ORDER BY chain_id, address FOR NO KEY UPDATE";
         if matches!(self, Self::Postgres(_)) {
             execute!(self, LOCK)?;
         }
@@ -564,7 +569,10 @@ impl Tx {
         if rows == 1 {
             Ok(())
         } else {
-            Err(LedgerError::Conflict(format!("refund {} is not {} any more", known.id, known.state)))
+            Err(LedgerError::Conflict(format!(
+                "refund {} is not {} any more",
+                known.id, known.state
+            )))
         }
     }
 

@@ -16,9 +16,7 @@ use crate::{
         Contention, Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery,
         SplitterRecord, Stream, Topic,
     },
-    lifecycle::{
-        Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent,
-    },
+    lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent},
 };
 use alloy::primitives::U256;
 use chrono::{TimeDelta, Utc};

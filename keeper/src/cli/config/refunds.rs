@@ -32,8 +32,10 @@ impl Default for Refunds {
 impl Refunds {
     pub(super) fn check(&self) -> Result<(), String> {
         if !(1..=100).contains(&self.failure_percent) {
-            return Err("refunds.failure_percent must be between 1 and 100; 100 never stops a sale"
-                .to_owned());
+            return Err(
+                "refunds.failure_percent must be between 1 and 100; 100 never stops a sale"
+                    .to_owned(),
+            );
         }
         if self.failure_sample == 0 {
             return Err("refunds.failure_sample must be at least 1".to_owned());
