@@ -10,6 +10,7 @@ mod pay;
 mod reconcile;
 mod refund;
 mod run;
+mod statement;
 mod tx;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Command {
     Tx(tx::Tx),
     /// Give back what agents paid for nothing.
     Refund(refund::RefundCommand),
+    /// Everything of a provider in a month.
+    Statement(statement::Statement),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Refund(refund) => refund.execute().await,
+            Command::Statement(statement) => statement.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

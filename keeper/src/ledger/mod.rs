@@ -31,6 +31,7 @@ mod settlements;
 mod signal;
 mod signers;
 mod splitter_logs;
+mod statements;
 mod steps;
 mod totals;
 
@@ -56,6 +57,9 @@ pub use settlements::{
 };
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use statements::{
+    EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
+};
 pub use totals::{LedgerTotals, SplitterRecord};
 
 use crate::lifecycle::IllegalStep;
