@@ -1,0 +1,1 @@
+//! A provider's statement says what the chain says.
