@@ -80,6 +80,10 @@ pub enum Point {
     Quarantine,
     /// Commit: the newest final block is remembered.
     Finality,
+    /// Commit: a refund is asked for, decided or paid.
+    Refund,
+    /// Commit: a capability is not sold any more because too many of its calls fail, or is again.
+    Hold,
 }
 
 words!(Point {
@@ -118,6 +122,8 @@ words!(Point {
     Order => "order",
     Quarantine => "quarantine",
     Finality => "finality",
+    Refund => "refund",
+    Hold => "hold",
 });
 
 impl Point {

@@ -23,7 +23,7 @@ const KINDS: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
 const fn scenes(point: Point) -> (&'static [Scene], u32) {
     use Scene::{
         Broke, Deferred, Expired, Forgone, Late, Lost, Ordered, Outrun, Overdue, Parked, Plain,
-        Quarantined, Replaced, Reverted, Stopped, Takeover,
+        Quarantined, Refunded, Replaced, Reverted, Stopped, Takeover,
     };
     match point {
         Point::Enter | Point::Acquire | Point::Adopt => (&[Takeover], 1),
@@ -60,6 +60,9 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         Point::Order => (&[Ordered], 1),
         // It begins, and is over.
         Point::Quarantine => (&[Quarantined], 2),
+        // It is asked for, and paid.
+        Point::Refund => (&[Refunded], 2),
+        Point::Hold => (&[Refunded], 1),
     }
 }
 

@@ -126,6 +126,11 @@ CREATE TABLE x402_refund_log (
 ) STRICT;
 CREATE INDEX x402_refund_log_state ON x402_refund_log (chain_id, splitter, state);
 CREATE INDEX x402_refund_log_agent ON x402_refund_log (agent_id, requested_at);
+CREATE INDEX deliveries_refund_due ON deliveries (settlement_id) WHERE refund_due;
+CREATE INDEX deliveries_finished ON deliveries (finished_at);
+-- What statements look up.
+CREATE INDEX x402_settlements_split ON x402_settlements (split_tx_hash);
+CREATE INDEX transactions_mined ON transactions (mined_hash);
 
 -- ------------------------------------------------------------------------------ names of the specification
 

@@ -11,6 +11,7 @@ use crate::{
     eip3009::{FiatToken, domain},
     failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
+    lifecycle::RefundPolicy,
     metrics::SETTLER_CHECK_TOTAL,
     signer::{Guard, Policy, Signer, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
@@ -60,6 +61,7 @@ pub(super) struct Station {
     pub(super) network: Network,
     pub(super) chain: Chain,
     pub(super) record: SplitterRecord,
+    pub(super) refunds: RefundPolicy,
 }
 
 /// A station's keys.
@@ -226,6 +228,7 @@ pub(super) async fn inspect(
         network,
         chain,
         record,
+        refunds: config.refunds.policy(),
     })
 }
 

@@ -1,5 +1,9 @@
 //! The configuration file.
 
+mod refunds;
+
+use refunds::Refunds;
+
 use crate::{
     chain,
     edge::{Auth, Catalogue, one_line},
@@ -52,6 +56,8 @@ pub(super) struct Config {
     pub(super) http: Http,
     pub(super) chain: Vec<Chain>,
     pub(super) splitter: Vec<Splitter>,
+    #[serde(default)]
+    pub(super) refunds: Refunds,
 }
 
 /// The edge.
@@ -447,6 +453,7 @@ impl Config {
                 ));
             }
         }
+        self.refunds.check()?;
         let mut splitters = BTreeSet::new();
         for splitter in &self.splitter {
             let name = format!("splitter {}", splitter.address);

@@ -288,7 +288,7 @@ impl Leader {
         // Connections of its own: a stalled reconciliation must not stall a request.
         let own = Chain::new(&settings.rpc).unwrap_or(chain);
         let (confirmations, interval) = (settings.confirmations, settings.reconcile_interval);
-        let token = stop.clone();
+        let (token, refunds) = (stop.clone(), station.refunds);
         let make = move || {
             Reconciler {
                 chain: own.clone(),
@@ -298,6 +298,7 @@ impl Leader {
                 splitter,
                 confirmations,
                 interval,
+                refunds,
             }
             .run(token.clone())
         };

@@ -9,7 +9,9 @@ mod flags;
 mod leader;
 mod pay;
 mod reconcile;
+mod refund;
 mod run;
+mod statement;
 mod tx;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +43,10 @@ enum Command {
     Tx(tx::Tx),
     /// Show and move the switches, and what closes the intake.
     Flags(flags::Flags),
+    /// Give back what agents paid for nothing.
+    Refund(refund::RefundCommand),
+    /// Everything of a provider in a month.
+    Statement(statement::Statement),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -94,6 +100,8 @@ pub fn main() -> ExitCode {
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Flags(flags) => flags.execute().await,
+            Command::Refund(refund) => refund.execute().await,
+            Command::Statement(statement) => statement.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

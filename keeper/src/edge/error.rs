@@ -61,6 +61,8 @@ pub(super) enum ApiError {
     },
     /// The payment disagrees with the chain; a human looks at it.
     Held(Receipt),
+    /// Too many calls of this capability failed; nothing was reserved (R-227).
+    NotSold,
     /// Something behind the edge is missing.
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
@@ -99,7 +101,7 @@ impl ApiError {
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => "SERVICE_DEGRADED",
             Self::Provider(Failure::Error | Failure::Lost, _) => "PROVIDER_ERROR",
             Self::Provider(Failure::Timeout, _) => "PROVIDER_TIMEOUT",
-            Self::Provider(Failure::Unavailable, _) => "PROVIDER_UNAVAILABLE",
+            Self::Provider(Failure::Unavailable, _) | Self::NotSold => "PROVIDER_UNAVAILABLE",
             Self::Provider(Failure::Forgone, _) => "EXECUTION_FAILED",
             Self::Internal => "INTERNAL_ERROR",
         }
@@ -118,7 +120,9 @@ impl ApiError {
             }
             Self::Provider(Failure::Error | Failure::Lost, _) => StatusCode::BAD_GATEWAY,
             Self::Provider(Failure::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Provider(Failure::Unavailable, _) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Provider(Failure::Unavailable, _) | Self::NotSold => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Provider(Failure::Forgone, _) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -157,6 +161,11 @@ impl ApiError {
             Self::Held(_) => {
                 "the payment is held for the operator: the chain shows something else than was \
                  agreed"
+                    .to_owned()
+            }
+            Self::NotSold => {
+                "too many calls of this capability failed; it is not sold until its operator has \
+                 looked; no money moved"
                     .to_owned()
             }
             Self::Degraded(why) => why.clone(),
@@ -202,6 +211,7 @@ impl ApiError {
                 "tx_hash": receipt.tx_hash,
                 "transaction_id": receipt.settlement,
             }),
+            Self::NotSold => json!({"reason": "too_many_failures"}),
             Self::Provider(_, receipt) => json!({
                 "refund": "due",
                 "tx_hash": receipt.tx_hash,
@@ -233,7 +243,7 @@ impl ApiError {
                              authorization",
                 })
             }
-            Self::NotAccepted(_) | Self::Held(_) | Self::Internal => {
+            Self::NotAccepted(_) | Self::Held(_) | Self::NotSold | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
             Self::Pending { .. } => json!({"type": "wait", "retry_after_seconds": RETRY_SOON}),
@@ -249,7 +259,7 @@ impl ApiError {
     const fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Pending { .. } => Some(RETRY_SOON),
-            Self::Degraded(_) | Self::Held(_) => Some(RETRY_LATER),
+            Self::Degraded(_) | Self::Held(_) | Self::NotSold => Some(RETRY_LATER),
             Self::Provider(Failure::Unavailable, _) => Some(RETRY_LATER),
             _ => None,
         }

@@ -5,7 +5,7 @@ use super::{
     capability::{Capability, Registration},
     envelope::{Invocation, MAX_BODY_BYTES},
     error::ApiError,
-    payment::{Paid, disabled, settle},
+    payment::{Paid, disabled, ledger_down, settle},
 };
 use crate::lifecycle::Status;
 use crate::x402::{
@@ -69,10 +69,13 @@ async fn answer(
     let Some((version, value)) = payment else {
         // Nobody shall sign what would not be taken. There is no other way to pay yet, so that a 402
         // would offer nothing.
-        return match site.intake.shut() {
-            Some(shut) => Err(ApiError::Degraded(shut.message().to_owned())),
-            None => challenge(edge, &site, capability, &invocation),
-        };
+        if let Some(shut) = site.intake.shut() {
+            return Err(ApiError::Degraded(shut.message().to_owned()));
+        }
+        if site.is_held(capability).await.map_err(|error| ledger_down(&error))? {
+            return Err(ApiError::NotSold);
+        }
+        return challenge(edge, &site, capability, &invocation);
     };
     let payment = Payment::decode(version, value.as_bytes()).map_err(|subcause| {
         if site.intake.is_disabled() {

@@ -60,7 +60,7 @@ pub(super) const fn disabled() -> ApiError {
 }
 
 /// Before anything is reserved. The payment may have been sent before, so nothing is said of money.
-fn ledger_down(error: &LedgerError) -> ApiError {
+pub(super) fn ledger_down(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed");
     if error.is_unavailable() {
         ApiError::Degraded("the ledger does not answer; repeat this very call later".to_owned())
@@ -217,6 +217,8 @@ enum Taken {
     Closed(&'static str),
     /// An operator takes no payments.
     Disabled,
+    /// Too many calls of this capability failed.
+    NotSold,
     /// Nobody knows whether it is reserved.
     Unknown(LedgerError),
 }
@@ -261,6 +263,7 @@ async fn reserve(
             }
             Taken::Disabled => return Err(disabled()),
             Taken::Closed(why) => return Err(ApiError::Degraded(why.to_owned())),
+            Taken::NotSold => return Err(ApiError::NotSold),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
         balance = Some(check_chain(site, capability, &new.authorization).await?);
@@ -339,6 +342,9 @@ async fn try_reserve(
     if let Some(closed) = site.closed(&mut tx).await? {
         tracing::warn!(%closed, "edge: nothing new is begun");
         return Ok(Taken::Closed("no payment is begun now; no money moved"));
+    }
+    if tx.is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
+        return Ok(Taken::NotSold);
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {

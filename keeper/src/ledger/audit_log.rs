@@ -28,6 +28,24 @@ pub enum Action {
     RetryExhausted,
     /// A payment's amount or payee is not what its Transfer says (I-7); it is never recorded.
     AmountViolation,
+    /// A refund was asked for.
+    RefundRequested,
+    /// A human must decide about it.
+    RefundHeld,
+    /// It was agreed to.
+    RefundApproved,
+    /// It was decided against.
+    RefundDenied,
+    /// It was handed to the treasury's Safe.
+    RefundProposed,
+    /// The treasury has paid it.
+    RefundPaid,
+    /// It was not paid within 24 hours.
+    RefundOverdue,
+    /// A capability is not sold any more: too many of its calls fail.
+    CapabilityHeld,
+    /// It is sold again.
+    CapabilityResumed,
 }
 
 words!(Action {
@@ -38,6 +56,15 @@ words!(Action {
     LatencyExceeded => "x402.settlement_latency_exceeded",
     RetryExhausted => "x402.record_retry_exhausted",
     AmountViolation => "invariant_i7_violation",
+    RefundRequested => "x402.refund_requested",
+    RefundHeld => "x402.refund_held",
+    RefundApproved => "x402.refund_approved",
+    RefundDenied => "x402.refund_denied",
+    RefundProposed => "x402.refund_proposed",
+    RefundPaid => "x402.refund_paid",
+    RefundOverdue => "x402.refund_overdue",
+    CapabilityHeld => "x402.capability_held",
+    CapabilityResumed => "x402.capability_resumed",
 });
 
 /// A line of the log.

@@ -45,6 +45,12 @@ pub enum JournalKind {
     Payout,
     /// A log that could not be booked as what it says.
     Unexplained,
+    /// A refund is owed for a settlement; cites no log.
+    RefundDue,
+    /// It is not owed after all; reverses the above.
+    RefundDenied,
+    /// The treasury has paid a refund.
+    RefundPaid,
 }
 
 words!(JournalKind {
@@ -57,6 +63,9 @@ words!(JournalKind {
     Withdrawal => "withdrawal",
     Payout => "payout",
     Unexplained => "unexplained",
+    RefundDue => "refund_due",
+    RefundDenied => "refund_denied",
+    RefundPaid => "refund_paid",
 });
 
 /// An account of one Splitter.
@@ -74,13 +83,19 @@ pub enum AccountCode {
     Escrow(Address),
     /// Came in unasked; belongs to nobody we know.
     Suspense,
+    /// What refunds have cost the hub.
+    RefundExpense,
+    /// Owed to a payer.
+    Refund(Address),
+    /// Given back by the treasury, from what it was paid before.
+    RefundTreasury,
 }
 
 impl AccountCode {
     /// The side on which it grows.
     pub const fn side(self) -> Side {
         match self {
-            Self::Splitter => Side::Debit,
+            Self::Splitter | Self::RefundExpense => Side::Debit,
             _ => Side::Credit,
         }
     }
@@ -101,6 +116,9 @@ impl fmt::Display for AccountCode {
             Self::Payable(account) => write!(f, "payable:{}", hex(account)),
             Self::Escrow(provider) => write!(f, "escrow:{}", hex(provider)),
             Self::Suspense => f.write_str("suspense:unattributed"),
+            Self::RefundExpense => f.write_str("expense:refunds"),
+            Self::Refund(payer) => write!(f, "refund:{}", hex(payer)),
+            Self::RefundTreasury => f.write_str("treasury:refunds"),
         }
     }
 }
@@ -181,8 +199,6 @@ impl Tx {
         evidence: &LogRef,
         postings: &[Posting],
     ) -> Result<()> {
-        const POSTING: &str = "INSERT INTO postings
-            (journal_id, line, account_id, side, amount_micro) VALUES ($1, $2, $3, $4, $5)";
         const JOURNAL: &str = "INSERT INTO journals
             (id, chain_id, splitter, kind, settlement_id, tx_hash, log_index, block_number,
              block_hash, generation, at)
@@ -192,13 +208,7 @@ impl Tx {
             AND original.log_index = $7";
         let id = Uuid::new_v4().to_string();
         let chain = bigint("chain id", chain_id)?;
-        let lines = postings.iter().filter(|posting| posting.amount != MicroUsdc::ZERO);
-        for (line, posting) in lines.enumerate() {
-            let account = self.account(chain, splitter, posting.account).await?;
-            let line = bigint("journal line", line)?;
-            let amount = posting.amount.column();
-            execute!(self, POSTING, &id, line, account, posting.side.as_str(), amount)?;
-        }
+        self.write_postings(&id, chain, splitter, postings).await?;
         // The journal closes over its postings: its triggers check that they balance.
         execute!(
             self,
@@ -214,6 +224,26 @@ impl Tx {
             hex(evidence.block_hash),
             now(),
         )?;
+        Ok(())
+    }
+
+    /// The lines of a journal that is about to close over them.
+    pub(super) async fn write_postings(
+        &mut self,
+        journal: &str,
+        chain: i64,
+        splitter: Address,
+        postings: &[Posting],
+    ) -> Result<()> {
+        const POSTING: &str = "INSERT INTO postings
+            (journal_id, line, account_id, side, amount_micro) VALUES ($1, $2, $3, $4, $5)";
+        let lines = postings.iter().filter(|posting| posting.amount != MicroUsdc::ZERO);
+        for (line, posting) in lines.enumerate() {
+            let account = self.account(chain, splitter, posting.account).await?;
+            let line = bigint("journal line", line)?;
+            let amount = posting.amount.column();
+            execute!(self, POSTING, journal, line, account, posting.side.as_str(), amount)?;
+        }
         Ok(())
     }
 

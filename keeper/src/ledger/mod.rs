@@ -8,6 +8,7 @@
 //! starts over from what it reads then.
 
 mod audit_log;
+mod capability_holds;
 mod closures;
 mod columns;
 mod connect;
@@ -25,14 +26,17 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod refunds;
 mod settlements;
 mod signal;
 mod signers;
 mod splitter_logs;
+mod statements;
 mod steps;
 mod totals;
 
 pub use audit_log::{Action, ActionRecord};
+pub use capability_holds::{CapabilityCalls, CapabilityHold};
 pub use closures::{Closure, ClosureReason};
 pub use connect::Ledger;
 pub use contention::Contention;
@@ -47,11 +51,15 @@ pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
+pub use refunds::{Refund, RefundQuery, Requested};
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use statements::{
+    EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
+};
 pub use totals::{LedgerTotals, SplitterRecord};
 
 use crate::lifecycle::IllegalStep;

@@ -65,7 +65,8 @@ impl Tx {
             known.status.as_str(),
         )?;
         self.changed(known, updated)?;
-        self.append_to_locked(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
+        self.append_to_locked(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull)
+            .await
     }
 
     /// Moves the keeper's progress; `evidence` goes into the event log.

@@ -39,6 +39,8 @@ pub enum DeliveryEvent {
     Lose,
     /// The agent paid and never came back for the answer.
     Forgo,
+    /// A refund was asked for: the provider is not called again.
+    Refund,
 }
 
 words!(DeliveryEvent {
@@ -47,6 +49,7 @@ words!(DeliveryEvent {
     Fail => "fail",
     Lose => "lose",
     Forgo => "forgo",
+    Refund => "refund",
 });
 
 /// Why an agent did not get what it paid for.
@@ -95,9 +98,10 @@ impl Delivery {
             (Self::Unknown, DeliveryEvent::Call) if idempotent => Ok(Self::Calling),
             // An answer counts also when it was given up too early.
             (Self::Calling | Self::Unknown, DeliveryEvent::Answer) => Ok(Self::Delivered),
-            (Self::Calling, DeliveryEvent::Fail) | (Self::None, DeliveryEvent::Forgo) => {
-                Ok(Self::Failed)
-            }
+            (Self::Calling, DeliveryEvent::Fail)
+            | (Self::None, DeliveryEvent::Forgo)
+            // An agent that is refunded must not be served for it as well.
+            | (Self::Unknown, DeliveryEvent::Refund) => Ok(Self::Failed),
             (Self::Calling, DeliveryEvent::Lose) => Ok(Self::Unknown),
             _ => Err(IllegalStep {
                 machine: "delivery",
@@ -122,6 +126,7 @@ mod tests {
                 "unknown answer delivered",
                 "calling fail failed",
                 "calling lose unknown",
+                "unknown refund failed",
             ];
             if idempotent {
                 allowed.push("unknown call calling");

@@ -3,6 +3,7 @@
 //! token's state again.
 
 mod book;
+mod refunds;
 mod report;
 
 pub use report::{Reconciliation, Row, reconcile};
@@ -15,7 +16,7 @@ use crate::{
         Contention, Lease, Ledger, LedgerError, LogRef, Settlement, SettlementQuery,
         SplitterRecord, Stream, Topic,
     },
-    lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, Status, StatusEvent},
+    lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent},
 };
 use alloy::primitives::U256;
 use chrono::{TimeDelta, Utc};
@@ -80,6 +81,8 @@ pub struct Reconciler {
     pub confirmations: u64,
     /// At most this long between two rounds.
     pub interval: Duration,
+    /// What is refunded without asking anybody.
+    pub refunds: RefundPolicy,
 }
 
 impl Reconciler {
@@ -116,6 +119,7 @@ impl Reconciler {
             self.resolve().await.map(|()| false),
             self.give_up_deliveries().await.map(|()| false),
             self.book(seen.head.number()).await,
+            self.refund().await,
         ];
         let mut again = false;
         for part in parts {

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::support::PATIENCE;
 use keeper::failpoint::Point;
+use sandbox::Daemon;
 use std::fmt;
 
 /// What goes on around the daemon.
@@ -43,6 +44,8 @@ pub(super) enum Scene {
     Ordered,
     /// The puller's key has signed elsewhere while the daemon was down.
     Quarantined,
+    /// The provider fails; the treasury gives the money back.
+    Refunded,
 }
 
 impl Scene {
@@ -79,6 +82,15 @@ impl Case {
         format!("{}:{}:{}:kill", self.when, self.point, self.n)
     }
 
+    /// In the scene of a refund one failed call is too many.
+    async fn daemon(&self, ground: &Ground, database: &str, failpoint: Option<&str>) -> Daemon {
+        let change = |config: String| match self.scene {
+            Scene::Refunded => format!("{config}\n[refunds]\nfailure_sample = 1\n"),
+            _ => config,
+        };
+        ground.changed_daemon(database, failpoint, change).await
+    }
+
     /// Plays it: a daemon dies at the failpoint, another one goes on, and everything is done once.
     pub(super) async fn play(&self, ground: &Ground) {
         let play = Play::new(self.to_string(), self.scene, ground, self.kind).await;
@@ -86,7 +98,7 @@ impl Case {
         // A transaction is included, and then safe, for four blocks each.
         ground.set_slow(matches!(self.point, Point::Included | Point::Safe));
         let failpoint = self.failpoint();
-        let mut daemon = ground.daemon(&play.database, Some(&failpoint)).await;
+        let mut daemon = self.daemon(ground, &play.database, Some(&failpoint)).await;
         if self.scene == Scene::Stopped {
             let served = tokio::time::timeout(PATIENCE, play.agent(&daemon.url, &play.first));
             assert!(served.await.is_ok(), "{self}: not served: {}", daemon.tail());
@@ -94,7 +106,7 @@ impl Case {
         }
         play.end(&mut daemon, &failpoint).await;
         ground.set_slow(false);
-        let mut daemon = ground.daemon(&play.database, None).await;
+        let mut daemon = self.daemon(ground, &play.database, None).await;
         let after = tokio::time::timeout(PATIENCE, play.after(self.scene, &daemon.url));
         assert!(after.await.is_ok(), "{self}: no end: {}", daemon.tail());
         play.check(self.scene, &daemon).await;

@@ -10,8 +10,9 @@ use crate::support::{
     unique,
 };
 use alloy::{
-    primitives::{B256, Bytes},
+    primitives::{B256, Bytes, U256},
     sol,
+    sol_types::SolCall,
 };
 use keeper::{
     chain::BlockTag,
@@ -30,6 +31,7 @@ use std::{
 sol! {
     function blacklist(address account);
     function unBlacklist(address account);
+    function transfer(address to, uint256 value);
 }
 
 /// A payment of the agent, which it repeats until it is served.
@@ -116,6 +118,11 @@ impl<'a> Play<'a> {
                 self.killed_at("before:first:2:kill").await;
                 self.age("intents", "created_at", 60).await;
             }
+            Scene::Refunded => {
+                ground.stack.provider.set_failing(true);
+                let treasury = ground.stack.roles.hub_treasury;
+                ground.stack.contracts.mint(&ground.stack.anvil, treasury, FUNDS).await.unwrap();
+            }
             Scene::Plain
             | Scene::Replaced
             | Scene::Stopped
@@ -195,6 +202,7 @@ impl<'a> Play<'a> {
             Scene::Reverted => both(self.persist(url), self.revert()).await,
             Scene::Replaced => both(self.persist(url), self.replace()).await,
             Scene::Ordered => both(self.persist(url), self.order()).await,
+            Scene::Refunded => both(self.refuse(url), self.give_back()).await,
             Scene::Overdue => {
                 let overdue = async {
                     ground.mine(false).await;
@@ -229,6 +237,7 @@ impl<'a> Play<'a> {
         match scene {
             Scene::Replaced => both(self.agent(url, &self.first), self.replace()).await,
             Scene::Ordered => both(self.agent(url, &self.first), self.order()).await,
+            Scene::Refunded => both(self.refuse(url), self.give_back()).await,
             Scene::Deferred => {
                 ground.as_admin(unBlacklistCall { account: ground.payer.address() }).await;
                 self.agent(url, &self.first).await;
@@ -334,6 +343,33 @@ impl<'a> Play<'a> {
         self.ground.let_windows_close().await;
     }
 
+    /// The treasury pays once what is owed, whenever that is, whichever daemon runs.
+    async fn give_back(&self) {
+        eventually("a refund is owed or paid", || async {
+            let states = tally(&self.database, "x402_refund_log", "state").await;
+            states.contains_key("approved") || states.contains_key("paid")
+        })
+        .await;
+        let (stack, payer) = (&self.ground.stack, self.ground.payer.address());
+        let treasury = stack.roles.hub_treasury;
+        stack.anvil.rpc("anvil_impersonateAccount", json!([treasury])).await.unwrap();
+        stack.anvil.set_balance(treasury, U256::from(u64::MAX)).await.unwrap();
+        let input = transferCall { to: payer, value: U256::from(PRICE_MICRO) }.abi_encode();
+        // With its account nonce it is one transfer, however often it is sent.
+        let transfer = json!({
+            "from": treasury, "to": stack.contracts.usdc, "nonce": "0x0", "gas": "0x30d40",
+            "input": Bytes::from(input),
+        });
+        let sent = stack.anvil.rpc("eth_sendTransaction", json!([transfer])).await;
+        eventually("the treasury has paid", || async {
+            let count = chain(stack).transaction_count(treasury, BlockTag::Latest).await;
+            let count = count.unwrap();
+            assert!(count <= 1, "{sent:?}");
+            count == 1
+        })
+        .await;
+    }
+
     async fn add_order(&self, action: OrderAction, tx_hash: Option<B256>) {
         let reason = "a test's".to_owned();
         let order = Order { action, account_nonce: Some(0), settlement: None, tx_hash, reason };
@@ -376,6 +412,13 @@ impl<'a> Play<'a> {
         }
     }
 
+    /// Asks until it is told that the provider failed.
+    async fn refuse(&self, url: &str) {
+        while self.answer(url, &self.first).await.is_none_or(|answer| answer.status != 502) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Asks until it is served, and stays.
     async fn persist(&self, url: &str) {
         self.agent(url, &self.first).await;
@@ -394,6 +437,9 @@ impl<'a> Play<'a> {
 
     /// One pull, one record, one split, on the chain and in the ledger, and nothing besides.
     pub(super) async fn check(&self, scene: Scene, daemon: &Daemon) {
+        if scene == Scene::Refunded {
+            return self.refunded(daemon).await;
+        }
         let next = if scene.releases() { Some(self.instead(&daemon.url).await) } else { None };
         let paid = next.as_ref().unwrap_or(&self.first);
         self.settled(daemon, paid, scene.pulls()).await;
@@ -403,6 +449,23 @@ impl<'a> Play<'a> {
         assert_eq!((again.status, &again.body["replayed"]), (200, &json!(true)), "{}", self.name);
         let calls = self.ground.stack.provider.calls() - self.calls - calls;
         assert_eq!(calls, 0, "{}: the answer was kept", self.name);
+    }
+
+    /// The payment went its way, and came back once; the capability is not sold.
+    async fn refunded(&self, daemon: &Daemon) {
+        let ground = self.ground;
+        eventually("it is given back, and not sold any more", || async {
+            let refunds = tally(&self.database, "x402_refund_log", "state").await;
+            let holds =
+                tally(&self.database, "capability_holds", "coalesce(lifted_why, '-')").await;
+            refunds.get("paid") == Some(&1) && holds.get("-") == Some(&1)
+        })
+        .await;
+        self.settled(daemon, &self.first, 1).await;
+        let again = self.answer(&daemon.url, &self.first).await.unwrap();
+        assert_eq!(again.status, 502, "{}: not served as well", self.name);
+        assert_eq!(ground.stack.provider.calls() - self.calls, 1, "{}", self.name);
+        ground.stack.provider.set_failing(false);
     }
 
     /// The first payment is released untouched; the agent pays with another authorization.
@@ -439,13 +502,15 @@ impl<'a> Play<'a> {
         let states = (settlement.status, settlement.keeper_state);
         assert_eq!(states, (Status::ChainConfirmed, KeeperState::Split), "{}", self.name);
         let on_chain = on_chain(stack, &paid.draft.authorization).await;
-        assert_eq!(on_chain, (FUNDS - PRICE_MICRO, true), "{}", self.name);
+        // A refund gives all of it back, and is booked when it is owed and when it is paid.
+        let (back, more) = if self.scene == Scene::Refunded { (PRICE_MICRO, 2) } else { (0, 0) };
+        assert_eq!(on_chain, (FUNDS - PRICE_MICRO + back, true), "{}", self.name);
         assert_eq!(self.ground.used().await, (pulls, 2), "{}: account nonces", self.name);
         let journals = tally(&self.database, "journals", "kind").await;
         let booked = ["pull", "record", "split"].map(|kind| journals.get(kind).copied());
         let all: i64 = journals.values().sum();
         // The split is paid out to three.
-        assert_eq!((booked, all), ([Some(1); 3], 6), "{}: {journals:?}", self.name);
+        assert_eq!((booked, all), ([Some(1); 3], 6 + more), "{}: {journals:?}", self.name);
     }
 
     /// Nothing is under way: every payment has its outcome, every transaction is final.

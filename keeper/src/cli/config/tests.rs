@@ -59,6 +59,7 @@ fn a_key_of_a_facilitator_is_refused() {
 fn wrong_ones_say_what_to_change() {
     let good = include_str!("../../../../docs/examples/minimal.toml");
     let signing = |line: &str| format!("[chain.signing]\n{line}\n[[splitter]]");
+    let refunds = |line: &str| format!("[refunds]\n{line}\n[[splitter]]");
     for (from, to, expected) in [
         ("database", "databse", "databse"),
         ("id = 84532", "id = 1", "chain 1 is not Base"),
@@ -90,6 +91,11 @@ fn wrong_ones_say_what_to_change() {
         ("[[splitter]]", &signing("max_signatures_per_minute = 0"), "between 1 and 60000"),
         ("[[splitter]]", &signing("max_signatures_per_minute = 60001"), "between 1 and 60000"),
         ("[[splitter]]", &signing("max = 1"), "max_signatures_per_minute"),
+        ("[[splitter]]", &refunds("review_above = \"$10\""), "is not an amount such as"),
+        ("[[splitter]]", &refunds("week_limit = 500.0"), "invalid type"),
+        ("[[splitter]]", &refunds("failure_percent = 0"), "between 1 and 100"),
+        ("[[splitter]]", &refunds("failure_sample = 0"), "at least 1"),
+        ("[[splitter]]", &refunds("agent_week = 1"), "agent_week"),
         ("key_id", "alias", "unknown field: found `alias`"),
         ("key_id", "private_key_file", "of kind \"kms\" needs key_id"),
         ("key_id", "private_key_file = \"a\"\nkey_id", "has no private_key_file"),
