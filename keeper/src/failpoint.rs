@@ -80,6 +80,8 @@ pub enum Point {
     Quarantine,
     /// Commit: the newest final block is remembered.
     Finality,
+    /// Commit: what was found about token, clock, endpoints and blocks that were read again.
+    Watch,
 }
 
 words!(Point {
@@ -118,6 +120,7 @@ words!(Point {
     Order => "order",
     Quarantine => "quarantine",
     Finality => "finality",
+    Watch => "watch",
 });
 
 impl Point {

@@ -20,12 +20,18 @@ pub enum Action {
     Closed,
     /// It does again.
     Lifted,
+    /// Blocks were read again, and the mirror was not as the chain.
+    Reread,
+    /// What was to be read again is held already, and nothing was done.
+    ReplaySkipped,
 }
 
 words!(Action {
     FlagSet => "x402.flag_set",
     Closed => "x402.closed",
     Lifted => "x402.lifted",
+    Reread => "x402.reread",
+    ReplaySkipped => "x402.replay_skipped",
 });
 
 /// A line of the log.
