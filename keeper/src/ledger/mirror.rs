@@ -94,6 +94,16 @@ pub struct MirrorWindow {
     pub logs: Vec<SplitterLog>,
 }
 
+impl MirrorWindow {
+    /// The same without what only the ledger knows: whose payment an inflow is.
+    pub fn unattributed(mut self) -> Self {
+        for pull in &mut self.pulls {
+            pull.settlement = None;
+        }
+        self
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct PullRow {
     tx_hash: String,
@@ -361,6 +371,23 @@ impl Tx {
         let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
         let rows = fetch_all!(self, PullRow, SELECT, chain, hex(splitter), from, to)?;
         rows.into_iter().map(Pull::try_from).collect()
+    }
+
+    /// What the mirror holds of a range of blocks.
+    pub async fn mirror_window(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        (from, to): (u64, u64),
+    ) -> Result<MirrorWindow> {
+        Ok(MirrorWindow {
+            from,
+            to,
+            head_hash: B256::ZERO,
+            pulls: self.pulls(chain_id, splitter, from, to).await?,
+            payouts: self.payouts(chain_id, splitter, from, to).await?,
+            logs: self.splitter_logs(chain_id, splitter, from, to).await?,
+        })
     }
 
     /// The inflow that a payment's authorization moved, if the mirror holds it.

@@ -14,6 +14,7 @@ mod token;
 mod verify;
 
 pub use lookout::Lookout;
+pub use read::{Receipts, read};
 pub use verify::Verifier;
 
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
     lifecycle::StatusEvent,
 };
 use alloy::primitives::B256;
-use read::{Receipts, read};
 use reread::{Change, Progress};
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
@@ -196,8 +196,10 @@ impl Watcher {
 
     /// What the mirror holds and the reading lacks must have lost its block.
     async fn check_gone(&self, window: &MirrorWindow, extent: Extent) -> Result<(), WatcherError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
-        let held = self.held(&mut tx, window.from, extent.end(window)).await?;
+        let range = (window.from, extent.end(window));
+        let held = tx.mirror_window(chain_id, address, range).await?;
         drop(tx);
         let found = places(window);
         let gone = places(&held).into_iter().filter(|at| !found.contains(at));
@@ -217,26 +219,13 @@ impl Watcher {
         Ok(())
     }
 
-    /// What the mirror holds of a range.
-    async fn held(&self, tx: &mut Tx, from: u64, to: u64) -> Result<MirrorWindow, LedgerError> {
-        let SplitterRecord { chain_id, address, .. } = self.splitter;
-        Ok(MirrorWindow {
-            from,
-            to,
-            head_hash: B256::ZERO,
-            pulls: tx.pulls(chain_id, address, from, to).await?,
-            payouts: tx.payouts(chain_id, address, from, to).await?,
-            logs: tx.splitter_logs(chain_id, address, from, to).await?,
-        })
-    }
-
     /// Replaces the range in the mirror, and says what changed.
     async fn store(&self, mut window: MirrorWindow, extent: Extent) -> Result<Change, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let (from, to, end) = (window.from, window.to, extent.end(&window));
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let held = self.held(&mut tx, from, end).await?;
+        let held = tx.mirror_window(chain_id, address, (from, end)).await?;
 
         self.drop_lost(&mut tx, &window, end).await?;
         for pull in &mut window.pulls {

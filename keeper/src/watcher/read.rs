@@ -18,14 +18,17 @@ use std::collections::{BTreeMap, btree_map::Entry};
 /// What was learned from receipts and transactions, by transaction and block; it holds as long as
 /// that block does.
 #[derive(Debug, Default)]
-pub(super) struct Receipts {
+pub struct Receipts {
     inflows: BTreeMap<(B256, B256), Vec<Inflow>>,
     nonces: BTreeMap<(B256, B256), Option<B256>>,
 }
 
 /// Everything of the Splitter in a range of blocks, as one node sees it. The range's last block
 /// is looked at before and after: a reorg in between makes the reading worthless.
-pub(super) async fn read(
+///
+/// # Errors
+/// When no endpoint has come as far, or what it says contradicts itself.
+pub async fn read(
     chain: &Chain,
     splitter: &SplitterRecord,
     (from, to): (u64, u64),

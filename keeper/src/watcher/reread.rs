@@ -1,7 +1,7 @@
 //! Blocks that are read again because an operator wants it: a log that the mirror lacks, a ledger
 //! that was put back, an endpoint that kept something to itself.
 
-use super::{Extent, MAX_RANGE, Watcher, WatcherError, places, read::Receipts, read::read};
+use super::{Extent, MAX_RANGE, Receipts, Watcher, WatcherError, places, read};
 use crate::{
     failpoint::Point,
     ledger::{Action, LogRef, MirrorWindow, Outcome, Reread, SplitterRecord, Stream},

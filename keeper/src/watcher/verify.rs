@@ -1,10 +1,7 @@
 //! The verifier: reads what is final again, from two endpoints, and holds the mirror against both.
 //! An endpoint that leaves out a log, or makes one up, is not found out by asking it twice.
 
-use super::{
-    MAX_RANGE, WatcherError,
-    read::{Receipts, read},
-};
+use super::{MAX_RANGE, Receipts, WatcherError, read};
 use crate::{
     chain::Chain,
     failpoint::Point,
@@ -119,14 +116,7 @@ impl Verifier {
         let readings = self.readings(from, to).await?;
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let mut held = MirrorWindow {
-            pulls: tx.pulls(chain_id, address, from, to).await?,
-            payouts: tx.payouts(chain_id, address, from, to).await?,
-            logs: tx.splitter_logs(chain_id, address, from, to).await?,
-            ..MirrorWindow::default()
-        };
-        // Whose payment it is, the chain does not know.
-        held.pulls.iter_mut().for_each(|pull| pull.settlement = None);
+        let held = tx.mirror_window(chain_id, address, (from, to)).await?.unattributed();
         let head = common_head(&readings);
         let differ: Vec<_> =
             readings.iter().filter_map(|reading| reading.difference(&held)).collect();
