@@ -8,6 +8,7 @@ mod demo;
 mod leader;
 mod pay;
 mod reconcile;
+mod replay;
 mod run;
 mod tx;
 
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Run),
     /// Compare ledger, chain and contracts; exits 1 on any difference.
     Reconcile(reconcile::Reconcile),
+    /// Have the ledger look again at a log, or at a range of blocks.
+    Replay(replay::Replay),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Work on the database.
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Replay(replay) => replay.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,

@@ -6,7 +6,7 @@ use super::{
     columns::{bigint, hex, now, unsigned},
     query::{execute, fetch_all, fetch_optional},
 };
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 
 /// A range of blocks that is to be read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,11 @@ struct Row {
 #[derive(sqlx::FromRow)]
 struct Number {
     number: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Kind {
+    kind: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -75,6 +80,21 @@ impl Tx {
                 })
             })
             .collect()
+    }
+
+    /// As what a log is booked: the kinds of its journals, oldest first.
+    pub async fn journals_of_log(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        tx_hash: B256,
+        log_index: u64,
+    ) -> Result<Vec<String>> {
+        const SELECT: &str = "SELECT kind FROM journals WHERE chain_id = $1 AND splitter = $2
+            AND tx_hash = $3 AND log_index = $4 ORDER BY generation, at";
+        let (chain, index) = (bigint("chain id", chain_id)?, bigint("log index", log_index)?);
+        let rows = fetch_all!(self, Kind, SELECT, chain, hex(splitter), hex(tx_hash), index)?;
+        Ok(rows.into_iter().map(|row| row.kind).collect())
     }
 
     /// Says what came of an order.

@@ -56,7 +56,7 @@ impl Lookout {
         loop {
             let round = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = self.heads.changed() => self.look_at_clock(&mut clock).await,
+                () = self.heads.changed() => self.meet(&mut clock, &mut looked).await,
                 _ = ticks.tick() => {
                     self.listen(&mut was_silent);
                     self.look(&mut looked).await
@@ -86,6 +86,16 @@ impl Lookout {
             tracing::info!(chain_id = self.splitter.chain_id, "blocks come again");
         }
         *was_silent = is_silent;
+    }
+
+    /// A head has come. The first is looked at at once.
+    async fn meet(
+        &self,
+        clock: &mut Clock,
+        looked: &mut Option<B256>,
+    ) -> Result<(), WatcherError> {
+        self.look_at_clock(clock).await?;
+        if looked.is_none() { self.look(looked).await } else { Ok(()) }
     }
 
     /// What is to be seen at the newest block, unless it was looked at before.
