@@ -5,10 +5,7 @@ use super::{Heads, client::describe};
 use crate::metrics::HEAD_STREAM_UP;
 use alloy::{
     primitives::B256,
-    rpc::{
-        client::RpcClient,
-        json_rpc::RpcError,
-    },
+    rpc::{client::RpcClient, json_rpc::RpcError},
     transports::{TransportErrorKind, ws::WsConnect},
 };
 use std::time::Duration;
@@ -78,12 +75,12 @@ async fn listen(
         let subscription = frontend.get_subscription(id).await?;
         Ok::<_, RpcError<TransportErrorKind>>((client, subscription))
     };
-    let (_client, mut subscription) =
-        match tokio::time::timeout(CONNECT_TIMEOUT, subscribed).await {
-            Ok(Ok(subscribed)) => subscribed,
-            Ok(Err(error)) => return describe(&error),
-            Err(_) => return "no subscription in time".to_owned(),
-        };
+    let (_client, mut subscription) = match tokio::time::timeout(CONNECT_TIMEOUT, subscribed).await
+    {
+        Ok(Ok(subscribed)) => subscribed,
+        Ok(Err(error)) => return describe(&error),
+        Err(_) => return "no subscription in time".to_owned(),
+    };
     loop {
         match tokio::time::timeout(max_silence, subscription.recv()).await {
             // What it says is not believed: the follower reads the head.

@@ -70,9 +70,7 @@ impl Replay {
         let ledger = Ledger::open_beside(&config.database).await?;
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         match (self.tx, self.log_index, self.from, self.to) {
-            (Some(tx), Some(index), ..) => {
-                self.log(&config, &ledger, (tx, index), deadline).await
-            }
+            (Some(tx), Some(index), ..) => self.log(&config, &ledger, (tx, index), deadline).await,
             (_, _, Some(from), Some(to)) => {
                 self.range(&config, &ledger, (from, to), deadline).await
             }
@@ -173,7 +171,8 @@ async fn find(config: &Config, tx_hash: B256, index: u64) -> Result<Found, Exit>
         let Some(receipt) = station.chain.receipt(tx_hash).await? else { continue };
         is_mined = true;
         let number = receipt.block_number();
-        if let Some(found) = find_in(&station.chain, station.record, number, (tx_hash, index)).await?
+        if let Some(found) =
+            find_in(&station.chain, station.record, number, (tx_hash, index)).await?
         {
             return Ok(found);
         }
@@ -257,7 +256,9 @@ async fn payment(tx: &mut Tx, found: &Found) -> Result<Option<Settlement>, Exit>
         (None, None) => None,
     };
     match identity {
-        Some((payer, nonce)) => Ok(tx.settlement_by_identity(chain_id, asset, payer, nonce).await?),
+        Some((payer, nonce)) => {
+            Ok(tx.settlement_by_identity(chain_id, asset, payer, nonce).await?)
+        }
         None => Ok(None),
     }
 }

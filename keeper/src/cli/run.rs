@@ -171,8 +171,7 @@ async fn serve(
     for (station, keys) in stations {
         let follow = || {
             let settings = &station.chain_settings;
-            let heads =
-                Heads::follow(station.chain.clone(), settings.poll_interval, stop.clone());
+            let heads = Heads::follow(station.chain.clone(), settings.poll_interval, stop.clone());
             if let Some(url) = settings.ws.clone() {
                 let (heads, silence) = (heads.clone(), settings.max_silence);
                 tasks.spawn(follow_stream(settings.id, url, heads, silence, stop.clone()));

@@ -66,15 +66,17 @@ mod tests {
             ("on time", vec![0, -2, -3, -10, 5], vec![Right; 5]),
             ("six seconds slow", vec![6, 6, 6, 7], vec![Open, Open, Wrong(6), Wrong(7)]),
             ("eleven seconds fast", vec![-11, -12, -11], vec![Open, Open, Wrong(-11)]),
-            ("one late head", vec![-1, -40, -2, -40, -40, -1], vec![
-                Right, Open, Right, Open, Open, Right,
-            ]),
+            (
+                "one late head",
+                vec![-1, -40, -2, -40, -40, -1],
+                vec![Right, Open, Right, Open, Open, Right],
+            ),
             ("set right", vec![60, 60, 60, 1], vec![Open, Open, Wrong(60), Right]),
         ] {
             let mut clock = clock();
-            let judged = offsets.into_iter().map(|offset| {
-                clock.judge(1_000_000_u64.saturating_add_signed(offset), 1_000_000)
-            });
+            let judged = offsets
+                .into_iter()
+                .map(|offset| clock.judge(1_000_000_u64.saturating_add_signed(offset), 1_000_000));
             assert_eq!(judged.collect::<Vec<_>>(), verdicts, "{case}");
         }
     }

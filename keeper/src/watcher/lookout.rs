@@ -89,11 +89,7 @@ impl Lookout {
     }
 
     /// A head has come. The first is looked at at once.
-    async fn meet(
-        &self,
-        clock: &mut Clock,
-        looked: &mut Option<B256>,
-    ) -> Result<(), WatcherError> {
+    async fn meet(&self, clock: &mut Clock, looked: &mut Option<B256>) -> Result<(), WatcherError> {
         self.look_at_clock(clock).await?;
         if looked.is_none() { self.look(looked).await } else { Ok(()) }
     }
@@ -198,11 +194,7 @@ impl Lookout {
 
     /// Closes for a reason while there is a detail, and opens when there is none. True when it has
     /// just been closed.
-    async fn set(
-        &self,
-        reason: ClosureReason,
-        detail: Option<&str>,
-    ) -> Result<bool, WatcherError> {
+    async fn set(&self, reason: ClosureReason, detail: Option<&str>) -> Result<bool, WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
         let closures = tx.closures(chain_id, address).await?;

@@ -220,7 +220,11 @@ impl Watcher {
     }
 
     /// Replaces the range in the mirror, and says what changed.
-    async fn store(&self, mut window: MirrorWindow, extent: Extent) -> Result<Change, WatcherError> {
+    async fn store(
+        &self,
+        mut window: MirrorWindow,
+        extent: Extent,
+    ) -> Result<Change, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let (from, to, end) = (window.from, window.to, extent.end(&window));
         let mut tx = self.ledger.begin_on_snapshot().await?;

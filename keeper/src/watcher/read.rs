@@ -87,9 +87,7 @@ pub async fn read(
     window.logs.sort_by_key(|log| log.at.position());
 
     if node.head(BlockTag::Number(to)).await?.hash != head.hash {
-        return Err(WatcherError::Inconsistent(format!(
-            "block {to} changed while it was read"
-        )));
+        return Err(WatcherError::Inconsistent(format!("block {to} changed while it was read")));
     }
     receipts.forget_all_but(&window);
     Ok(window)

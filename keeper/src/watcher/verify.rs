@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// Between two looks when there is nothing left to compare.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// After a difference: long enough for a human, short enough to see that it is over.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Verifies one Splitter's mirror.
 #[derive(Debug)]
