@@ -6,13 +6,14 @@ use crate::support::{
     settlements, smuggle, stack, tally, tamper, through,
 };
 use alloy::{
+    rpc::types::Filter,
     signers::{SignerSync, local::PrivateKeySigner},
     sol,
-    sol_types::{SolCall, SolStruct},
+    sol_types::{SolCall, SolEvent, SolStruct},
 };
 use keeper::{
     chain::BlockTag,
-    eip3009::domain,
+    eip3009::{FiatToken, domain},
     ledger::{ClosureReason, Ledger},
     lifecycle::{KeeperState, Status},
     x402::Network,
@@ -35,7 +36,10 @@ async fn donate(stack: &Stack, micro: u64) -> (String, u64) {
     let node = chain(stack);
     let before = node.head(BlockTag::Latest).await.unwrap().number();
     stack.contracts.mint(&stack.anvil, splitter, micro).await.unwrap();
-    let filter = alloy::rpc::types::Filter::new().address(stack.contracts.usdc).topic2(splitter);
+    let filter = Filter::new()
+        .address(stack.contracts.usdc)
+        .event_signature(FiatToken::Transfer::SIGNATURE_HASH)
+        .topic2(splitter);
     let head = node.head(BlockTag::Latest).await.unwrap().number();
     let log = node.logs(&filter, before + 1, head).await.unwrap().remove(0);
     (log.transaction_hash.unwrap().to_string(), log.log_index.unwrap())
