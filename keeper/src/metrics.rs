@@ -1,7 +1,8 @@
 //! Every number that the daemon shows at `GET /metrics`. docs/metrics.md has the same list.
 //!
-//! Names begin with `keeper_` and end with their unit; labels have few values, each from a closed
-//! list: never a hash, a payment or a text of an error.
+//! Names begin with `keeper_`, or with `x402_` where the specification gives them, and end with their
+//! unit; labels have few values, each from a closed list: never a hash, a payment or a text of an
+//! error.
 
 use ::metrics::Label;
 use metrics_exporter_prometheus::{
@@ -63,7 +64,7 @@ registry! {
         "Last block that a stream of a Splitter is done with.";
     STREAM_LAG_BLOCKS: Gauge = "keeper_stream_lag_blocks" ["splitter", "stream"]
         "How far that is behind the head.";
-    REPLAY_SKIPPED_TOTAL: Counter = "keeper_replay_skipped_total" []
+    REPLAY_SKIPPED_TOTAL: Counter = "x402_replay_skipped_total" []
         "Ranges that were read again and held nothing new.";
     ATTEMPTS_TOTAL: Counter = "keeper_attempts_total" ["signer", "kind"]
         "Envelopes that were signed and stored.";
@@ -254,7 +255,8 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(names.insert(name), "{name} is there twice");
-            let words = name.strip_prefix("keeper_").unwrap();
+            let words = name.strip_prefix("keeper_").or_else(|| name.strip_prefix("x402_"));
+            let words = words.unwrap();
             assert!(words.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
             let is_total = name.ends_with("_total");
             assert_eq!(is_total, matches!(metric.kind, Kind::Counter), "{name}");

@@ -1,6 +1,7 @@
 //! The mirror is the chain's word: what it lacks is read again, what an endpoint keeps to itself is
 //! found by asking another, and who cancelled does not wait.
 
+use crate::rig::Rig;
 use crate::support::{
     Draft, HERE, call, chain, eventually, invoke, keeper, now, postgres, reconciled, settlement_of,
     settlements, smuggle, stack, tally, tamper, through,
@@ -29,6 +30,13 @@ sol! {
     }
     function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s);
 }
+
+/// A node that shows nothing of what came in.
+const HIDE_INFLOWS: Fault = Fault::Changed(|params, result| {
+    if params[0]["topics"][2].is_string() {
+        *result = json!([]);
+    }
+});
 
 /// Somebody gives the Splitter so much, unasked; the place of that log.
 async fn donate(stack: &Stack, micro: u64) -> (String, u64) {
@@ -125,7 +133,7 @@ async fn a_log_is_ingested_once(stack: &Stack, database: &str) {
     assert_eq!(told(&output)["outcome"], "nothing new");
     eventually("the daemon has counted it", || async {
         let text = reqwest::get(format!("{}/metrics", daemon.url)).await.unwrap();
-        text.text().await.unwrap().contains("keeper_replay_skipped_total 1")
+        text.text().await.unwrap().contains("x402_replay_skipped_total 1")
     })
     .await;
 
@@ -255,14 +263,7 @@ async fn an_endpoint_that_keeps_a_payment_to_itself_is_found_out() {
     daemon.ready().await.unwrap();
     eventually("what is final is compared", || async { cursor(&database, "verified").await > 3 })
         .await;
-    proxy.add(Rule::new(
-        "eth_getLogs",
-        Fault::Changed(|params, result| {
-            if params[0]["topics"][2].is_string() {
-                *result = json!([]);
-            }
-        }),
-    ));
+    proxy.add(Rule::new("eth_getLogs", HIDE_INFLOWS));
     donate(&stack, 7).await;
     let closures = || async {
         let ledger = Ledger::open_beside(&database).await.unwrap();
@@ -287,4 +288,28 @@ async fn an_endpoint_that_keeps_a_payment_to_itself_is_found_out() {
     tx.commit(HERE).await.unwrap();
     eventually("it is compared on", || async { cursor(&database, "verified").await > stuck }).await;
     assert!(closures().await.is_empty());
+}
+
+/// A node that keeps an inflow to itself although its block stands: reading again changes nothing, and
+/// whoever asked for it is told.
+#[tokio::test]
+async fn a_log_that_a_node_keeps_to_itself_stays() {
+    let mut rig = Rig::start("hides", StackOptions::default()).await;
+    rig.pay(1).await;
+    rig.through().await;
+    bury(&rig.stack, &rig.database).await;
+    rig.proxy.add(Rule::new("eth_getLogs", HIDE_INFLOWS));
+    let pull = settlements(&rig.stack, &rig.database).await[0].pull.unwrap();
+    // The mirror has lost it, too; the payment's own evidence is left.
+    tamper(&rig.database, "DELETE FROM x402_pull_events").await.unwrap();
+    let block = pull.block_number.to_string();
+    let output = replay(&rig.daemon, &["--from", &block, "--to", &block]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the node contradicts itself, nothing was changed"), "{said}");
+    assert_eq!(settlements(&rig.stack, &rig.database).await[0].pull, Some(pull));
+    rig.proxy.heal();
+    let output = replay(&rig.daemon, &["--from", &block, "--to", &block]).await;
+    assert_eq!(told(&output)["outcome"], "logs added: 1, removed: 0");
+    rig.through().await;
 }

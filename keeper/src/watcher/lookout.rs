@@ -104,8 +104,10 @@ impl Lookout {
         // One node, and none that is before this block: it would show what was.
         let node = self.chain.pinned_at(head.number()).await?;
         let at = BlockTag::Number(head.number());
-        self.look_at_token(&node, at).await?;
+        // Each on its own: a node that cannot tell the one may tell the other.
+        let token = self.look_at_token(&node, at).await;
         self.look_at_bars(&node, at).await?;
+        token?;
         *looked = Some(head.hash);
         Ok(())
     }

@@ -194,15 +194,19 @@ impl Watcher {
         }
     }
 
-    /// What the mirror holds and the reading lacks must have lost its block.
+    /// What the ledger holds and the reading lacks must have lost its block.
     async fn check_gone(&self, window: &MirrorWindow, extent: Extent) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
         let range = (window.from, extent.end(window));
-        let held = tx.mirror_window(chain_id, address, range).await?;
+        let mut held = places(&tx.mirror_window(chain_id, address, range).await?);
+        // A payment's evidence, too, though the mirror may have lost it.
+        let query = SettlementQuery::PulledIn { from: range.0, to: range.1 };
+        let paid = tx.settlements(chain_id, address, query).await?;
         drop(tx);
+        held.extend(paid.into_iter().filter_map(|settlement| settlement.pull));
         let found = places(window);
-        let gone = places(&held).into_iter().filter(|at| !found.contains(at));
+        let gone = held.into_iter().filter(|at| !found.contains(at));
         let blocks: BTreeSet<_> = gone.map(|at| (at.block_number, at.block_hash)).collect();
         for (number, hash) in blocks {
             match self.chain.head(BlockTag::Number(number)).await {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks when there is nothing left to compare.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// After a difference: long enough for a human, short enough to see that it is over.
+/// After a difference, or without a second endpoint that answers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Verifies one Splitter's mirror.
@@ -69,7 +69,7 @@ impl Verifier {
                     tracing::warn!(
                         splitter = %self.splitter.address, %error, "verifier: trying again"
                     );
-                    INTERVAL
+                    PATIENCE
                 }
             };
             tokio::select! {
