@@ -84,6 +84,8 @@ pub enum Point {
     Refund,
     /// Commit: a capability is not sold any more because too many of its calls fail, or is again.
     Hold,
+    /// Commit: what was found about token, clock, endpoints and blocks that were read again.
+    Watch,
 }
 
 words!(Point {
@@ -124,6 +126,7 @@ words!(Point {
     Finality => "finality",
     Refund => "refund",
     Hold => "hold",
+    Watch => "watch",
 });
 
 impl Point {

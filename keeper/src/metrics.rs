@@ -1,7 +1,8 @@
 //! Every number that the daemon shows at `GET /metrics`. docs/metrics.md has the same list.
 //!
-//! Names begin with `keeper_`, or with `x402_` where the conformance suites spell them so, and end with their unit; labels have few values, each from a closed
-//! list: never a hash, a payment or a text of an error.
+//! Names begin with `keeper_`, or with `x402_` where the specification gives them, and end with their
+//! unit; labels have few values, each from a closed list: never a hash, a payment or a text of an
+//! error.
 
 use ::metrics::Label;
 use metrics_exporter_prometheus::{
@@ -56,6 +57,18 @@ registry! {
         "Heads whose parent was not what was seen before.";
     REORG_DEPTH_BLOCKS: Gauge = "keeper_reorg_depth_blocks" ["chain_id"]
         "Blocks that the last reorg took.";
+    HEAD_BLOCK: Gauge = "keeper_head_block" ["chain_id"]
+        "Number of the newest block.";
+    HEAD_SEEN_TIMESTAMP_SECONDS: Gauge = "keeper_head_seen_timestamp_seconds" ["chain_id"]
+        "When the head last moved, in seconds since 1970.";
+    HEAD_STREAM_UP: Gauge = "keeper_head_stream_up" ["chain_id"]
+        "1 while a websocket announces new heads, 0 while the head is only polled.";
+    STREAM_BLOCK: Gauge = "keeper_stream_block" ["splitter", "stream"]
+        "Last block that a stream of a Splitter is done with.";
+    STREAM_LAG_BLOCKS: Gauge = "keeper_stream_lag_blocks" ["splitter", "stream"]
+        "How far that is behind the head.";
+    REPLAY_SKIPPED_TOTAL: Counter = "x402_replay_skipped_total" []
+        "Ranges that were read again and held nothing new.";
     ATTEMPTS_TOTAL: Counter = "keeper_attempts_total" ["signer", "kind"]
         "Envelopes that were signed and stored.";
     SEND_RESULTS_TOTAL: Counter = "keeper_send_results_total" ["rpc", "class"]

@@ -29,6 +29,18 @@ CREATE TABLE closures (
 );
 CREATE UNIQUE INDEX closures_open ON closures (chain_id, splitter, reason) WHERE lifted_at IS NULL;
 
+-- What the token was each time it was another one than before; the newest row is what is known.
+CREATE TABLE token_sightings (
+    id             BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    chain_id       BIGINT      NOT NULL,
+    splitter       TEXT        NOT NULL,
+    asset          TEXT        NOT NULL CHECK (length(asset) = 42),
+    implementation TEXT        NOT NULL CHECK (length(implementation) = 66),
+    code_hash      TEXT        NOT NULL CHECK (length(code_hash) = 66),
+    seen_at        TIMESTAMPTZ NOT NULL,
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address)
+);
+
 -- A capability that is not sold for a while, because too many of its calls fail (R-227).
 CREATE TABLE capability_holds (
     id                     BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -70,9 +82,11 @@ CREATE TABLE rereads (
     reason     TEXT        NOT NULL,
     ordered_at TIMESTAMPTZ NOT NULL,
     done_at    TIMESTAMPTZ,
+    succeeded  BOOLEAN,
     outcome    TEXT,
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
-    CHECK ((done_at IS NULL) = (outcome IS NULL))
+    CHECK ((done_at IS NULL) = (outcome IS NULL)),
+    CHECK ((done_at IS NULL) = (succeeded IS NULL))
 );
 CREATE INDEX rereads_open ON rereads (chain_id, splitter) WHERE done_at IS NULL;
 
@@ -147,14 +161,16 @@ DO $$
 DECLARE
     name TEXT;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['feature_flags', 'closures', 'capability_holds', 'audit_log', 'rereads',
-        'x402_refund_log']
+    FOREACH name IN ARRAY ARRAY['feature_flags', 'closures', 'token_sightings', 'capability_holds', 'audit_log',
+        'rereads', 'x402_refund_log']
     LOOP
         EXECUTE format('CREATE TRIGGER %I BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION forbid()',
             name || '_no_delete', name);
         EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION forbid()',
             name || '_no_truncate', name);
     END LOOP;
+    CREATE TRIGGER token_sightings_no_update BEFORE UPDATE ON token_sightings
+        FOR EACH ROW EXECUTE FUNCTION forbid();
     CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log
         FOR EACH ROW EXECUTE FUNCTION forbid();
 END $$;

@@ -29,6 +29,18 @@ CREATE TABLE closures (
 ) STRICT;
 CREATE UNIQUE INDEX closures_open ON closures (chain_id, splitter, reason) WHERE lifted_at IS NULL;
 
+-- What the token was each time it was another one than before; the newest row is what is known.
+CREATE TABLE token_sightings (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain_id       INTEGER     NOT NULL,
+    splitter       TEXT        NOT NULL,
+    asset          TEXT        NOT NULL CHECK (length(asset) = 42),
+    implementation TEXT        NOT NULL CHECK (length(implementation) = 66),
+    code_hash      TEXT        NOT NULL CHECK (length(code_hash) = 66),
+    seen_at        TEXT        NOT NULL,
+    FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address)
+) STRICT;
+
 -- A capability that is not sold for a while, because too many of its calls fail (R-227).
 CREATE TABLE capability_holds (
     id                     INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -70,9 +82,11 @@ CREATE TABLE rereads (
     reason     TEXT        NOT NULL,
     ordered_at TEXT NOT NULL,
     done_at    TEXT,
+    succeeded  INTEGER     CHECK (succeeded IN (0, 1)),
     outcome    TEXT,
     FOREIGN KEY (chain_id, splitter) REFERENCES splitters (chain_id, address),
-    CHECK ((done_at IS NULL) = (outcome IS NULL))
+    CHECK ((done_at IS NULL) = (outcome IS NULL)),
+    CHECK ((done_at IS NULL) = (succeeded IS NULL))
 ) STRICT;
 CREATE INDEX rereads_open ON rereads (chain_id, splitter) WHERE done_at IS NULL;
 
@@ -158,6 +172,10 @@ CREATE TRIGGER feature_flags_no_delete BEFORE DELETE ON feature_flags
 BEGIN SELECT RAISE(ABORT, 'DELETE of feature_flags is forbidden'); END;
 CREATE TRIGGER closures_no_delete BEFORE DELETE ON closures
 BEGIN SELECT RAISE(ABORT, 'DELETE of closures is forbidden'); END;
+CREATE TRIGGER token_sightings_no_delete BEFORE DELETE ON token_sightings
+BEGIN SELECT RAISE(ABORT, 'DELETE of token_sightings is forbidden'); END;
+CREATE TRIGGER token_sightings_no_update BEFORE UPDATE ON token_sightings
+BEGIN SELECT RAISE(ABORT, 'UPDATE of token_sightings is forbidden'); END;
 CREATE TRIGGER capability_holds_no_delete BEFORE DELETE ON capability_holds
 BEGIN SELECT RAISE(ABORT, 'DELETE of capability_holds is forbidden'); END;
 CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log

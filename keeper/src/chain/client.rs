@@ -146,6 +146,17 @@ impl Chain {
         Err(ChainError::Unavailable { method, reason })
     }
 
+    /// Each endpoint by itself, best first: what they say can be held against each other.
+    pub fn singly(&self) -> Vec<Self> {
+        let one = |endpoint| Self { endpoints: Arc::new([endpoint]), ..self.clone() };
+        self.endpoints.iter().cloned().map(one).collect()
+    }
+
+    /// Host and port of the first endpoint.
+    pub fn name(&self) -> &str {
+        self.endpoints.first().map_or("?", |endpoint| &endpoint.name)
+    }
+
     /// EIP-155 chain id.
     pub async fn chain_id(&self) -> Result<u64> {
         Ok(self.request::<_, U64>("eth_chainId", ()).await?.to())
@@ -170,7 +181,17 @@ impl Chain {
 
     /// Code at an account.
     pub async fn code(&self, account: Address) -> Result<Bytes> {
-        self.request("eth_getCode", (account, "latest")).await
+        self.code_at(account, BlockTag::Latest).await
+    }
+
+    /// Code at an account at a block.
+    pub async fn code_at(&self, account: Address, tag: BlockTag) -> Result<Bytes> {
+        self.request("eth_getCode", (account, tag.to_string())).await
+    }
+
+    /// A word of an account's storage at a block.
+    pub async fn storage(&self, account: Address, slot: B256, tag: BlockTag) -> Result<B256> {
+        self.request("eth_getStorageAt", (account, slot, tag.to_string())).await
     }
 
     /// An account's transaction count: its next account nonce at that block.

@@ -6,7 +6,7 @@ use super::{
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ pub struct SeenHead {
     pub head: Head,
     /// By this process's monotonic clock.
     pub seen_at: Instant,
+    /// By the machine's clock, seconds since 1970, when it followed on a head that was seen before.
+    /// Any other may have been there for long.
+    pub arrived_at: Option<u64>,
 }
 
 impl SeenHead {
@@ -85,9 +88,11 @@ impl Heads {
                     }
                 };
                 answer.send_replace(Some(Instant::now()));
+                let mut arrived_at = None;
                 match place {
                     Place::Same | Place::Behind | Place::Ask(_) => continue,
-                    Place::Forward | Place::Anew => {}
+                    Place::Forward => arrived_at = machine_time(),
+                    Place::Anew => {}
                     Place::Reorg(seen) => {
                         let Reorg { depth, at } = seen;
                         tracing::warn!(
@@ -99,7 +104,8 @@ impl Heads {
                         reorg.send_modify(|reorgs| reorgs.add(seen));
                     }
                 }
-                sender.send_replace(Some(SeenHead { head, seen_at: Instant::now() }));
+                let seen_at = Instant::now();
+                sender.send_replace(Some(SeenHead { head, seen_at, arrived_at }));
             }
         });
         Self { receiver, answered, reorgs, nudge }
@@ -114,6 +120,11 @@ impl Heads {
     /// Whether a node has answered lately.
     pub fn is_answered(&self) -> bool {
         self.answered.borrow().is_some_and(|when| when.elapsed() < SILENCE)
+    }
+
+    /// Whether no new block was seen for longer than that: the node answers, and stands still.
+    pub fn is_silent(&self, longer_than: Duration) -> bool {
+        self.latest().is_some_and(|seen| seen.seen_at.elapsed() > longer_than)
     }
 
     /// The reorgs since this follower began.
@@ -133,6 +144,11 @@ impl Heads {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Seconds since 1970 by the machine's clock.
+fn machine_time() -> Option<u64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
 }
 
 /// Reads the head and its ancestors as far as they are not held, and keeps them.

@@ -9,6 +9,7 @@ mod heads;
 mod hints;
 mod history;
 mod send;
+mod stream;
 mod types;
 
 pub use broadcast::Sent;
@@ -19,6 +20,7 @@ pub use heads::{Heads, Reorgs, SeenHead};
 pub use hints::Hints;
 pub use history::Reorg;
 pub use send::{SendClass, classify_send_error};
+pub use stream::follow_stream;
 pub use types::{BlockTag, Head, Receipt, Transaction};
 
 /// Why the chain could not be read.

@@ -28,6 +28,10 @@ use url::Url;
 /// A shorter lease would be lost to an ordinary pause of the process or the database.
 const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 
+/// Blocks of Base come every two seconds, and some late.
+const MIN_SILENCE: Duration = Duration::from_secs(10);
+/// Blocks tell whole seconds.
+const MIN_CLOCK_SKEW: Duration = Duration::from_secs(1);
 /// A pull takes a block at least.
 const MIN_SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// So many blocks are read again at each new head.
@@ -83,6 +87,14 @@ pub(super) struct Chain {
     pub(super) id: u64,
     /// JSON-RPC endpoints, best first.
     pub(super) rpc: Vec<Url>,
+    /// A websocket that announces new heads; they are polled all the same.
+    pub(super) ws: Option<Url>,
+    /// Without a new block for so long the chain counts as silent.
+    #[serde(default = "default_max_silence", with = "humantime_serde")]
+    pub(super) max_silence: Duration,
+    /// By how much this machine's clock may be off.
+    #[serde(default = "default_max_clock_skew", with = "humantime_serde")]
+    pub(super) max_clock_skew: Duration,
     /// How often the head is looked at.
     #[serde(default = "default_poll_interval", with = "humantime_serde")]
     pub(super) poll_interval: Duration,
@@ -313,6 +325,15 @@ const fn default_poll_interval() -> Duration {
     Duration::from_secs(1)
 }
 
+/// Thirty blocks of Base.
+const fn default_max_silence() -> Duration {
+    Duration::from_secs(60)
+}
+
+const fn default_max_clock_skew() -> Duration {
+    Duration::from_secs(5)
+}
+
 const fn default_max_pending() -> u64 {
     DEFAULT_PENDING
 }
@@ -412,6 +433,21 @@ impl Config {
                 return Err(format!(
                     "chain {}: hints.preconfirmations must be http or https; the websocket of \
                      flashblocks is not for applications",
+                    chain.id
+                ));
+            }
+            if let Some(url) = &chain.ws
+                && url.scheme() != "wss"
+                && !(url.scheme() == "ws" && self.test_mode)
+            {
+                return Err(format!(
+                    "chain {}: ws must be wss (ws is for test_mode = true)",
+                    chain.id
+                ));
+            }
+            if chain.max_silence < MIN_SILENCE || chain.max_clock_skew < MIN_CLOCK_SKEW {
+                return Err(format!(
+                    "chain {}: max_silence must be at least 10s, max_clock_skew at least 1s",
                     chain.id
                 ));
             }

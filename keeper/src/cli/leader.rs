@@ -1,5 +1,7 @@
 //! Who runs the background services of a chain: one daemon at a time, by lease.
 
+mod watch;
+
 use super::boot::{Keys, Station};
 use crate::{
     chain::{Chain, Heads},
@@ -284,6 +286,8 @@ impl Leader {
         };
         let name = format!("driver {}", splitter.address);
         services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
+
+        self.start_watch(services, station, &lease, stop);
 
         // Connections of its own: a stalled reconciliation must not stall a request.
         let own = Chain::new(&settings.rpc).unwrap_or(chain);

@@ -10,6 +10,7 @@ mod leader;
 mod pay;
 mod reconcile;
 mod refund;
+mod replay;
 mod run;
 mod statement;
 mod tx;
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Run),
     /// Compare ledger, chain and contracts; exits 1 on any difference.
     Reconcile(reconcile::Reconcile),
+    /// Have the ledger look again at a log, or at a range of blocks.
+    Replay(replay::Replay),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Show and move the switches, and what closes the intake.
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Replay(replay) => replay.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Flags(flags) => flags.execute().await,
             Command::Refund(refund) => refund.execute().await,

@@ -7,11 +7,12 @@ use super::{
     leader::{Halt, Leader, lease_name},
 };
 use crate::{
-    chain::Heads,
+    chain::{Heads, SeenHead, follow_stream},
     edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
-    metrics::{self, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
+    metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
+use chrono::Utc;
 use clap::ValueEnum;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
@@ -172,8 +173,13 @@ async fn serve(
     let mut followers = BTreeMap::<u64, Heads>::new();
     for (station, keys) in stations {
         let follow = || {
-            let interval = station.chain_settings.poll_interval;
-            Heads::follow(station.chain.clone(), interval, stop.clone())
+            let settings = &station.chain_settings;
+            let heads = Heads::follow(station.chain.clone(), settings.poll_interval, stop.clone());
+            if let Some(url) = settings.ws.clone() {
+                let (heads, silence) = (heads.clone(), settings.max_silence);
+                tasks.spawn(follow_stream(settings.id, url, heads, silence, stop.clone()));
+            }
+            heads
         };
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
         if role != Role::Keeper && station.settings.state == State::Active {
@@ -191,7 +197,7 @@ async fn serve(
         }
     }
     for (chain_id, heads) in &followers {
-        tasks.spawn(count_reorgs(*chain_id, heads.clone(), stop.clone()));
+        tasks.spawn(measure_head(*chain_id, heads.clone(), stop.clone()));
     }
     let halt = Halt::default();
     for (chain_id, stations) in by_chain {
@@ -208,11 +214,16 @@ async fn serve(
     halt.reason().map_or(Ok(()), |reason| Err(Obstacle::Wait(reason)))
 }
 
-/// Counts reorgs, until `stop`.
-async fn count_reorgs(chain_id: u64, mut heads: Heads, stop: CancellationToken) {
+/// Shows the head and counts reorgs, until `stop`.
+async fn measure_head(chain_id: u64, mut heads: Heads, stop: CancellationToken) {
     let chain_id = chain_id.to_string();
     let mut seen = 0;
     loop {
+        if let Some(SeenHead { head, .. }) = heads.latest() {
+            HEAD_BLOCK.set(head.number(), [&chain_id]);
+            let now = Utc::now().timestamp();
+            HEAD_SEEN_TIMESTAMP_SECONDS.set(u64::try_from(now).unwrap_or(0), [&chain_id]);
+        }
         let reorgs = heads.reorgs();
         REORGS_TOTAL.add(reorgs.count.saturating_sub(seen), [&chain_id]);
         seen = reorgs.count;
@@ -250,6 +261,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         intake: Intake::default(),
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
+        max_silence: station.chain_settings.max_silence,
     }
 }
 

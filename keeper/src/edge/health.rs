@@ -143,6 +143,8 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
     let Some(site) = edge.health.site() else { return waiting };
     if !site.heads.is_answered() {
         waiting.insert("chain".to_owned(), "no RPC endpoint answers");
+    } else if site.heads.is_silent(site.max_silence) {
+        waiting.insert("chain".to_owned(), "no new block");
     }
     let looked = async {
         let mut tx = site.ledger.read().await?;

@@ -56,6 +56,8 @@ pub struct Site {
     pub settle_timeout: Duration,
     /// Seconds that a payer has between challenge and payment.
     pub max_timeout_seconds: u64,
+    /// Without a new block for so long the chain counts as silent.
+    pub max_silence: Duration,
 }
 
 impl Site {

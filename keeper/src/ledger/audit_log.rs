@@ -46,6 +46,10 @@ pub enum Action {
     CapabilityHeld,
     /// It is sold again.
     CapabilityResumed,
+    /// Blocks were read again, and the mirror was not as the chain.
+    Reread,
+    /// What was to be read again is held already, and nothing was done.
+    ReplaySkipped,
 }
 
 words!(Action {
@@ -65,6 +69,8 @@ words!(Action {
     RefundOverdue => "x402.refund_overdue",
     CapabilityHeld => "x402.capability_held",
     CapabilityResumed => "x402.capability_resumed",
+    Reread => "x402.reread",
+    ReplaySkipped => "x402.replay_skipped",
 });
 
 /// A line of the log.

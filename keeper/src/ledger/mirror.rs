@@ -11,6 +11,9 @@ use alloy::primitives::{Address, B256};
 use serde::Serialize;
 use uuid::Uuid;
 
+/// Beyond every block: after a reorg to a shorter chain the mirror holds some above its head.
+pub const END: u64 = u64::MAX >> 1;
+
 /// Where a log stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct LogRef {
@@ -89,6 +92,16 @@ pub struct MirrorWindow {
     pub payouts: Vec<Payout>,
     /// What the Splitter said.
     pub logs: Vec<SplitterLog>,
+}
+
+impl MirrorWindow {
+    /// The same without what only the ledger knows: whose payment an inflow is.
+    pub fn unattributed(mut self) -> Self {
+        for pull in &mut self.pulls {
+            pull.settlement = None;
+        }
+        self
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -229,13 +242,28 @@ impl Tx {
         asset: Address,
         window: &MirrorWindow,
     ) -> Result<()> {
+        self.replace_logs(chain_id, splitter, asset, window, END).await?;
+        let next = window.to.saturating_add(1);
+        self.set_cursor(chain_id, splitter, Stream::Mirror, next, Some(window.head_hash)).await
+    }
+
+    /// Replaces what the mirror holds from a range's first block up to block `end`. The cursor stays:
+    /// what is above is not touched.
+    pub async fn replace_logs(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        asset: Address,
+        window: &MirrorWindow,
+        end: u64,
+    ) -> Result<()> {
         const DELETES: [&str; 3] = [
             "DELETE FROM x402_pull_events
-                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
+                WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
             "DELETE FROM payout_events
-                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
+                WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
             "DELETE FROM splitter_events
-                WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3",
+                WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
         ];
         const FORGET: [&str; 3] = [
             "DELETE FROM x402_pull_events
@@ -245,9 +273,9 @@ impl Tx {
         ];
         let chain = bigint("chain id", chain_id)?;
         let at = hex(splitter);
-        let from = bigint("block number", window.from)?;
+        let (from, end) = (bigint("block number", window.from)?, bigint("block number", end)?);
         for delete in DELETES {
-            execute!(self, delete, chain, &at, from)?;
+            execute!(self, delete, chain, &at, from, end)?;
         }
         // A reorg may have moved a log here from a block outside of the range.
         let moved = window.pulls.iter().map(|pull| (FORGET[0], pull.at));
@@ -266,8 +294,7 @@ impl Tx {
         for log in &window.logs {
             self.insert_log(chain, &at, log).await?;
         }
-        let next = window.to.saturating_add(1);
-        self.set_cursor(chain_id, splitter, Stream::Mirror, next, Some(window.head_hash)).await
+        Ok(())
     }
 
     async fn insert_pull(
@@ -344,6 +371,23 @@ impl Tx {
         let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
         let rows = fetch_all!(self, PullRow, SELECT, chain, hex(splitter), from, to)?;
         rows.into_iter().map(Pull::try_from).collect()
+    }
+
+    /// What the mirror holds of a range of blocks.
+    pub async fn mirror_window(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        (from, to): (u64, u64),
+    ) -> Result<MirrorWindow> {
+        Ok(MirrorWindow {
+            from,
+            to,
+            head_hash: B256::ZERO,
+            pulls: self.pulls(chain_id, splitter, from, to).await?,
+            payouts: self.payouts(chain_id, splitter, from, to).await?,
+            logs: self.splitter_logs(chain_id, splitter, from, to).await?,
+        })
     }
 
     /// The inflow that a payment's authorization moved, if the mirror holds it.

@@ -27,7 +27,9 @@ mod outbox;
 mod outbox_view;
 mod query;
 mod refunds;
+mod rereads;
 mod settlements;
+mod sightings;
 mod signal;
 mod signers;
 mod splitter_logs;
@@ -46,15 +48,17 @@ pub use flags::{Flag, FlagRecord};
 pub use intents::{Intent, NewIntent};
 pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;
-pub use mirror::{LogRef, MirrorWindow, Payout, Pull, SplitterLog, Stream};
+pub use mirror::{END, LogRef, MirrorWindow, Payout, Pull, SplitterLog, Stream};
 pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
 pub use refunds::{Refund, RefundQuery, Requested};
+pub use rereads::Reread;
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
+pub use sightings::TokenSighting;
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
 pub use statements::{

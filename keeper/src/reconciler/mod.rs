@@ -3,6 +3,7 @@
 //! token's state again.
 
 mod book;
+mod cancelled;
 mod refunds;
 mod report;
 
@@ -214,12 +215,14 @@ impl Reconciler {
         let finalized = node.head(BlockTag::Finalized).await?;
         for settlement in open {
             // The mirror must hold everything up to that block, or a pull could be overlooked.
-            let closed =
-                settlement.valid_before <= finalized.timestamp() && mirrored > finalized.number();
-            let resolved = if closed {
+            let held = mirrored > finalized.number();
+            let resolved = if held && settlement.valid_before <= finalized.timestamp() {
                 self.close(&settlement, &node, &finalized).await
             } else {
-                self.orphan(&settlement).await
+                match self.end_cancelled(&settlement, &node, &finalized, held).await {
+                    Ok(false) => self.orphan(&settlement).await,
+                    ended => ended.map(drop),
+                }
             };
             tolerate(&settlement, resolved)?;
         }

@@ -6,27 +6,34 @@
 //! behind the mirror's own end is read again too. A log that is gone although its block is not is
 //! a node's fault, never the chain's: nothing is concluded from it.
 
+mod clock;
+mod lookout;
 mod read;
+mod reread;
+mod token;
+mod verify;
+
+pub use lookout::Lookout;
+pub use read::{Receipts, read};
+pub use verify::Verifier;
 
 use crate::{
     chain::{BlockTag, Chain, ChainError, Heads},
     failpoint::Point,
     ledger::{
-        Contention, Lease, Ledger, LedgerError, LogRef, MirrorWindow, Payout, Pull, Settlement,
-        SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
+        Contention, END, Lease, Ledger, LedgerError, LogRef, MirrorWindow, Payout, Pull,
+        Settlement, SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::StatusEvent,
 };
 use alloy::primitives::B256;
-use read::Receipts;
+use reread::{Change, Progress};
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Most blocks read at once while catching up.
 const MAX_RANGE: u64 = 2_000;
-/// Beyond every block: after a reorg to a shorter chain the mirror holds some above its head.
-const END: u64 = u64::MAX >> 1;
 /// How long to wait for a new head before looking anyway.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -42,6 +49,28 @@ pub enum WatcherError {
     /// A node's answers do not fit each other; the next attempt may find it consistent.
     #[error("the node contradicts itself: {0}")]
     Inconsistent(String),
+}
+
+/// Which blocks of the mirror a reading replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// From its first block on, everything: the chain goes on from there.
+    Onwards {
+        /// Whether blocks are replaced that were thought to be settled.
+        is_deep: bool,
+    },
+    /// Its own blocks alone.
+    Within,
+}
+
+impl Extent {
+    /// The last block that is replaced.
+    const fn end(self, window: &MirrorWindow) -> u64 {
+        match self {
+            Self::Onwards { .. } => END,
+            Self::Within => window.to,
+        }
+    }
 }
 
 impl WatcherError {
@@ -76,9 +105,10 @@ impl Watcher {
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), WatcherError> {
         let mut receipts = Receipts::default();
+        let mut progress = Progress::default();
         let mut contention = Contention::default();
         while !stop.is_cancelled() {
-            match self.tick(&mut receipts).await {
+            match self.round(&mut receipts, &mut progress).await {
                 // Behind: go on at once.
                 Ok(true) => continue,
                 Ok(false) => contention.over(),
@@ -101,6 +131,18 @@ impl Watcher {
             }
         }
         Ok(())
+    }
+
+    /// Catches up, then reads again what an operator wants. True when there is more to do.
+    async fn round(
+        &self,
+        receipts: &mut Receipts,
+        progress: &mut Progress,
+    ) -> Result<bool, WatcherError> {
+        if self.tick(receipts).await? {
+            return Ok(true);
+        }
+        self.reread(progress).await
     }
 
     /// Reads one range. True when there is more to catch up.
@@ -134,11 +176,10 @@ impl Watcher {
         if from > to {
             return Ok(false);
         }
-        let window = self.read(from, to, receipts).await?;
-        self.check_gone(&window).await?;
-        if self.store(window, from < usual).await? {
-            self.ledger.signal(Topic::Settlements);
-        }
+        let window = read(&self.chain, &self.splitter, (from, to), receipts).await?;
+        let extent = Extent::Onwards { is_deep: from < usual };
+        self.check_gone(&window, extent).await?;
+        self.store(window, extent).await?;
         Ok(to < head)
     }
 
@@ -153,21 +194,19 @@ impl Watcher {
         }
     }
 
-    /// What the mirror holds and the reading lacks must have lost its block.
-    async fn check_gone(&self, window: &MirrorWindow) -> Result<(), WatcherError> {
+    /// What the ledger holds and the reading lacks must have lost its block.
+    async fn check_gone(&self, window: &MirrorWindow, extent: Extent) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
-        let pulls = tx.pulls(chain_id, address, window.from, END).await?;
-        let payouts = tx.payouts(chain_id, address, window.from, END).await?;
-        let logs = tx.splitter_logs(chain_id, address, window.from, END).await?;
+        let range = (window.from, extent.end(window));
+        let mut held = places(&tx.mirror_window(chain_id, address, range).await?);
+        // A payment's evidence, too, though the mirror may have lost it.
+        let query = SettlementQuery::PulledIn { from: range.0, to: range.1 };
+        let paid = tx.settlements(chain_id, address, query).await?;
         drop(tx);
-        let places = |pulls: &[Pull], payouts: &[Payout], logs: &[SplitterLog]| {
-            let all = pulls.iter().map(|pull| pull.at);
-            let all = all.chain(payouts.iter().map(|payout| payout.at));
-            all.chain(logs.iter().map(|log| log.at)).collect::<Vec<LogRef>>()
-        };
-        let found = places(&window.pulls, &window.payouts, &window.logs);
-        let gone = places(&pulls, &payouts, &logs).into_iter().filter(|at| !found.contains(at));
+        held.extend(paid.into_iter().filter_map(|settlement| settlement.pull));
+        let found = places(window);
+        let gone = held.into_iter().filter(|at| !found.contains(at));
         let blocks: BTreeSet<_> = gone.map(|at| (at.block_number, at.block_hash)).collect();
         for (number, hash) in blocks {
             match self.chain.head(BlockTag::Number(number)).await {
@@ -184,54 +223,64 @@ impl Watcher {
         Ok(())
     }
 
-    /// Replaces the range in the mirror. True when something new came in.
-    async fn store(&self, mut window: MirrorWindow, is_deep: bool) -> Result<bool, WatcherError> {
+    /// Replaces the range in the mirror, and says what changed.
+    async fn store(
+        &self,
+        mut window: MirrorWindow,
+        extent: Extent,
+    ) -> Result<Change, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
-        let (from, to) = (window.from, window.to);
+        let (from, to, end) = (window.from, window.to, extent.end(&window));
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
-        let old_pulls = tx.pulls(chain_id, address, from, END).await?;
-        let old_payouts = tx.payouts(chain_id, address, from, END).await?;
-        let old_logs = tx.splitter_logs(chain_id, address, from, END).await?;
+        let held = tx.mirror_window(chain_id, address, (from, end)).await?;
 
-        if is_deep {
-            // What was concluded and booked from these blocks must be looked at again.
-            let booked = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(from);
-            let journal = (Stream::Journal, booked.min(from));
-            for (stream, next) in [journal, (Stream::Evidence, from)] {
-                tx.set_cursor(chain_id, address, stream, next, None).await?;
-            }
-        }
-        self.drop_lost(&mut tx, &window).await?;
+        self.drop_lost(&mut tx, &window, end).await?;
         for pull in &mut window.pulls {
-            let is_new = !old_pulls.iter().any(|old| old.at == pull.at);
+            let is_new = !held.pulls.iter().any(|old| old.at == pull.at);
             self.attribute(&mut tx, pull, is_new).await?;
         }
         // Only what changed is written again.
-        let changed =
-            first_difference(&old_pulls, &window.pulls, |pull: &Pull| pull.at.block_number)
-                .into_iter()
-                .chain(first_difference(&old_payouts, &window.payouts, |payout: &Payout| {
-                    payout.at.block_number
-                }))
-                .chain(first_difference(&old_logs, &window.logs, |log: &SplitterLog| {
-                    log.at.block_number
-                }))
-                .min();
+        let changed = first_change(&held, &window);
         let start = changed.unwrap_or(to);
+        let change = Change::between(&held, &window, changed.is_some());
+        let is_deep = match extent {
+            Extent::Onwards { is_deep } => is_deep,
+            Extent::Within => changed.is_some(),
+        };
+        if is_deep {
+            // What was concluded and booked from these blocks must be looked at again.
+            for stream in [Stream::Journal, Stream::Evidence] {
+                let next = tx.cursor(chain_id, address, stream).await?.unwrap_or(from);
+                tx.set_cursor(chain_id, address, stream, next.min(from), None).await?;
+            }
+        }
         window.from = start;
         window.pulls.retain(|pull| pull.at.block_number >= start);
         window.payouts.retain(|payout| payout.at.block_number >= start);
         window.logs.retain(|log| log.at.block_number >= start);
-        tx.replace_window(chain_id, address, asset, &window).await?;
+        match extent {
+            Extent::Onwards { .. } => {
+                tx.replace_window(chain_id, address, asset, &window).await?;
+            }
+            Extent::Within => tx.replace_logs(chain_id, address, asset, &window, end).await?,
+        }
         tx.commit(Point::Mirror).await?;
-        Ok(changed.is_some())
+        if changed.is_some() {
+            self.ledger.signal(Topic::Settlements);
+        }
+        Ok(change)
     }
 
     /// Settlements whose pull is not in the range any more lost it to a reorg.
-    async fn drop_lost(&self, tx: &mut Tx, window: &MirrorWindow) -> Result<(), WatcherError> {
+    async fn drop_lost(
+        &self,
+        tx: &mut Tx,
+        window: &MirrorWindow,
+        end: u64,
+    ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let query = SettlementQuery::PulledIn { from: window.from, to: END };
+        let query = SettlementQuery::PulledIn { from: window.from, to: end };
         for settlement in tx.settlements(chain_id, address, query).await? {
             let kept = window.pulls.iter().any(|pull| Some(pull.at) == settlement.pull);
             if !kept {
@@ -292,6 +341,25 @@ impl Watcher {
         }
         Ok(())
     }
+}
+
+/// Where the logs of a range stand.
+fn places(window: &MirrorWindow) -> Vec<LogRef> {
+    let all = window.pulls.iter().map(|pull| pull.at);
+    let all = all.chain(window.payouts.iter().map(|payout| payout.at));
+    all.chain(window.logs.iter().map(|log| log.at)).collect()
+}
+
+/// The first block in which two readings of the same range differ.
+fn first_change(old: &MirrorWindow, new: &MirrorWindow) -> Option<u64> {
+    let pull = |pull: &Pull| pull.at.block_number;
+    let payout = |payout: &Payout| payout.at.block_number;
+    let log = |log: &SplitterLog| log.at.block_number;
+    first_difference(&old.pulls, &new.pulls, pull)
+        .into_iter()
+        .chain(first_difference(&old.payouts, &new.payouts, payout))
+        .chain(first_difference(&old.logs, &new.logs, log))
+        .min()
 }
 
 /// The first block in which two ordered lists differ.

@@ -1,6 +1,6 @@
 //! Reading a range of blocks from one node.
 
-use super::{Watcher, WatcherError};
+use super::WatcherError;
 use crate::{
     chain::{BlockTag, Chain},
     eip3009::{FiatToken, Inflow, inflows},
@@ -18,80 +18,79 @@ use std::collections::{BTreeMap, btree_map::Entry};
 /// What was learned from receipts and transactions, by transaction and block; it holds as long as
 /// that block does.
 #[derive(Debug, Default)]
-pub(super) struct Receipts {
+pub struct Receipts {
     inflows: BTreeMap<(B256, B256), Vec<Inflow>>,
     nonces: BTreeMap<(B256, B256), Option<B256>>,
 }
 
-impl Watcher {
-    /// Everything of the Splitter in a range of blocks, as one node sees it. The range's last block
-    /// is looked at before and after: a reorg in between makes the reading worthless.
-    pub(super) async fn read(
-        &self,
-        from: u64,
-        to: u64,
-        receipts: &mut Receipts,
-    ) -> Result<MirrorWindow, WatcherError> {
-        let SplitterRecord { address, asset, .. } = self.splitter;
-        let node = self.chain.pinned_at(to).await?;
-        let head = node.head(BlockTag::Number(to)).await?;
+/// Everything of the Splitter in a range of blocks, as one node sees it. The range's last block
+/// is looked at before and after: a reorg in between makes the reading worthless.
+///
+/// # Errors
+/// When no endpoint has come as far, or what it says contradicts itself.
+pub async fn read(
+    chain: &Chain,
+    splitter: &SplitterRecord,
+    (from, to): (u64, u64),
+    receipts: &mut Receipts,
+) -> Result<MirrorWindow, WatcherError> {
+    let SplitterRecord { address, asset, .. } = *splitter;
+    let node = chain.pinned_at(to).await?;
+    let head = node.head(BlockTag::Number(to)).await?;
 
-        let transfers =
-            Filter::new().address(asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
-        let incoming = node.logs(&transfers.clone().topic2(address), from, to).await?;
-        let outgoing = node.logs(&transfers.topic1(address), from, to).await?;
-        let own = node.logs(&Filter::new().address(address), from, to).await?;
+    let transfers =
+        Filter::new().address(asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
+    let incoming = node.logs(&transfers.clone().topic2(address), from, to).await?;
+    let outgoing = node.logs(&transfers.topic1(address), from, to).await?;
+    let own = node.logs(&Filter::new().address(address), from, to).await?;
 
-        let mut window = MirrorWindow { from, to, head_hash: head.hash, ..MirrorWindow::default() };
-        let mut times = BTreeMap::new();
-        for log in &incoming {
-            let at = log_ref(log)?;
-            let time = block_time(&node, &mut times, log, &at).await?;
-            let inflow = receipts.inflow(&node, &at, asset, address).await?;
-            window.pulls.push(Pull {
-                at,
-                block_timestamp: time,
-                payer: inflow.payer,
-                nonce: inflow.nonce,
-                amount: amount(inflow.value)?,
-                settlement: None,
-            });
-        }
-        for log in &outgoing {
-            let at = log_ref(log)?;
-            let transfer = FiatToken::Transfer::decode_log(&log.inner)
-                .map_err(|error| inconsistent(&at, &error.to_string()))?;
-            window.payouts.push(Payout {
-                at,
-                block_timestamp: block_time(&node, &mut times, log, &at).await?,
-                recipient: transfer.to,
-                amount: amount(transfer.value)?,
-            });
-        }
-        for log in &own {
-            let Some(event) = SplitterEvent::decode(&log.inner) else { continue };
-            let at = log_ref(log)?;
-            let nonce = match event {
-                SplitterEvent::SettlementRecorded { payer, .. } => {
-                    receipts.recorded_nonce(&node, &at, &self.splitter, payer).await?
-                }
-                _ => None,
-            };
-            let block_timestamp = block_time(&node, &mut times, log, &at).await?;
-            window.logs.push(SplitterLog { at, block_timestamp, event, nonce });
-        }
-        window.pulls.sort_by_key(|pull| pull.at.position());
-        window.payouts.sort_by_key(|payout| payout.at.position());
-        window.logs.sort_by_key(|log| log.at.position());
-
-        if node.head(BlockTag::Number(to)).await?.hash != head.hash {
-            return Err(WatcherError::Inconsistent(format!(
-                "block {to} changed while it was read"
-            )));
-        }
-        receipts.forget_all_but(&window);
-        Ok(window)
+    let mut window = MirrorWindow { from, to, head_hash: head.hash, ..MirrorWindow::default() };
+    let mut times = BTreeMap::new();
+    for log in &incoming {
+        let at = log_ref(log)?;
+        let time = block_time(&node, &mut times, log, &at).await?;
+        let inflow = receipts.inflow(&node, &at, asset, address).await?;
+        window.pulls.push(Pull {
+            at,
+            block_timestamp: time,
+            payer: inflow.payer,
+            nonce: inflow.nonce,
+            amount: amount(inflow.value)?,
+            settlement: None,
+        });
     }
+    for log in &outgoing {
+        let at = log_ref(log)?;
+        let transfer = FiatToken::Transfer::decode_log(&log.inner)
+            .map_err(|error| inconsistent(&at, &error.to_string()))?;
+        window.payouts.push(Payout {
+            at,
+            block_timestamp: block_time(&node, &mut times, log, &at).await?,
+            recipient: transfer.to,
+            amount: amount(transfer.value)?,
+        });
+    }
+    for log in &own {
+        let Some(event) = SplitterEvent::decode(&log.inner) else { continue };
+        let at = log_ref(log)?;
+        let nonce = match event {
+            SplitterEvent::SettlementRecorded { payer, .. } => {
+                receipts.recorded_nonce(&node, &at, splitter, payer).await?
+            }
+            _ => None,
+        };
+        let block_timestamp = block_time(&node, &mut times, log, &at).await?;
+        window.logs.push(SplitterLog { at, block_timestamp, event, nonce });
+    }
+    window.pulls.sort_by_key(|pull| pull.at.position());
+    window.payouts.sort_by_key(|payout| payout.at.position());
+    window.logs.sort_by_key(|log| log.at.position());
+
+    if node.head(BlockTag::Number(to)).await?.hash != head.hash {
+        return Err(WatcherError::Inconsistent(format!("block {to} changed while it was read")));
+    }
+    receipts.forget_all_but(&window);
+    Ok(window)
 }
 
 impl Receipts {

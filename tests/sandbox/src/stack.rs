@@ -232,6 +232,8 @@ settle_timeout = "{settle_timeout}"
 id = 84532
 rpc = ["{rpc}"]
 poll_interval = "200ms"
+max_silence = "365d"
+max_clock_skew = "365d"
 confirmations = {confirmations}
 reconcile_interval = "1s"
 
