@@ -40,6 +40,10 @@ pub enum Point {
     Orphan,
     /// Commit: blocks are booked.
     Book,
+    /// Commit: what was booked from blocks that a reorg took is reversed.
+    Reverse,
+    /// Commit: a Splitter is closed, because chain, journal and settlements disagree.
+    Drift,
     /// Commit: a signer is taken over.
     Adopt,
     /// Commit: intake is closed or opened.
@@ -98,6 +102,8 @@ words!(Point {
     Close => "close",
     Orphan => "orphan",
     Book => "book",
+    Reverse => "reverse",
+    Drift => "drift",
     Adopt => "adopt",
     Purse => "purse",
     Expire => "expire",

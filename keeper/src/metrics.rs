@@ -1,6 +1,7 @@
 //! Every number that the daemon shows at `GET /metrics`. docs/metrics.md has the same list.
 //!
-//! Names begin with `keeper_` and end with their unit; labels have few values, each from a closed
+//! Names begin with `keeper_`, or with `x402_` where the specification gives them, and end with their
+//! unit; labels have few values, each from a closed
 //! list: never a hash, a payment or a text of an error.
 
 use ::metrics::Label;
@@ -73,6 +74,10 @@ registry! {
         "What they may cost.";
     PAUSED: Gauge = "keeper_paused" ["signer", "reason"]
         "1 while a signer begins nothing new for this reason, 0 otherwise.";
+    ATTRIBUTION_DRIFT_TOTAL: Counter = "x402_reconciler_attribution_drift_total" []
+        "Checks that found chain, journal and settlements apart for the second time; must stay 0.";
+    I7_CHECK_TOTAL: Counter = "x402_invariant_i7_check_total" ["result"]
+        "Checks of journal, settlements, logs and contracts against one another.";
 }
 
 const fn count(labels: &[&str]) -> usize {
@@ -242,8 +247,9 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(names.insert(name), "{name} is there twice");
-            let words = name.strip_prefix("keeper_").unwrap();
-            assert!(words.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            let words = name.strip_prefix("keeper_").or_else(|| name.strip_prefix("x402_")).unwrap();
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            assert!(words.bytes().all(|byte| is_plain(byte) || byte == b'_'), "{name}");
             let is_total = name.ends_with("_total");
             assert_eq!(is_total, matches!(metric.kind, Kind::Counter), "{name}");
             if let Kind::Histogram(buckets) = metric.kind {

@@ -20,12 +20,24 @@ pub enum Action {
     Closed,
     /// It does again.
     Lifted,
+    /// Chain, journal and settlements of a Splitter disagree.
+    DriftDetected,
+    /// A payment has had no outcome for ten minutes.
+    OrphanDetected,
+    /// The chain shows something else of a payment than was agreed.
+    MismatchFlagged,
+    /// Money came in that no payment asked for (R-127, C-33c).
+    UnattributedBalance,
 }
 
 words!(Action {
     FlagSet => "x402.flag_set",
     Closed => "x402.closed",
     Lifted => "x402.lifted",
+    DriftDetected => "x402.attribution_drift_detected",
+    OrphanDetected => "x402.orphan_detected",
+    MismatchFlagged => "x402.mismatch_flagged",
+    UnattributedBalance => "x402.unattributed_balance",
 });
 
 /// A line of the log.

@@ -45,6 +45,8 @@ pub enum JournalKind {
     Payout,
     /// A log that could not be booked as what it says.
     Unexplained,
+    /// Another journal, the other way round: a reorg took its log.
+    Reversal,
 }
 
 words!(JournalKind {
@@ -57,6 +59,7 @@ words!(JournalKind {
     Withdrawal => "withdrawal",
     Payout => "payout",
     Unexplained => "unexplained",
+    Reversal => "reversal",
 });
 
 /// An account of one Splitter.
@@ -159,13 +162,6 @@ pub struct Account {
     pub balance: i64,
 }
 
-#[derive(sqlx::FromRow)]
-struct Booked {
-    tx_hash: Option<String>,
-    log_index: Option<i64>,
-    block_hash: Option<String>,
-}
-
 impl Tx {
     /// Books one log. The database refuses a journal that does not balance, an account below zero,
     /// and a second journal for the same log.
@@ -233,38 +229,18 @@ impl Tx {
             .ok_or_else(|| LedgerError::Conflict(format!("account {text}")))
     }
 
-    /// Which logs from a block on are booked: transaction, log index, and the block that it was then.
-    pub async fn booked_since(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        from: u64,
-    ) -> Result<Vec<(B256, u64, B256)>> {
-        const SELECT: &str = "SELECT tx_hash, log_index, block_hash FROM journals j
-            WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3
-            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
-        let chain = bigint("chain id", chain_id)?;
-        let from = bigint("block number", from)?;
-        let rows = fetch_all!(self, Booked, SELECT, chain, hex(splitter), from)?;
-        rows.into_iter()
-            .filter_map(|row| Some((row.tx_hash?, row.log_index?, row.block_hash?)))
-            .map(|(tx_hash, index, block_hash)| {
-                Ok((
-                    super::columns::hash("journals.tx_hash", &tx_hash)?,
-                    unsigned("journals.log_index", index)?,
-                    super::columns::hash("journals.block_hash", &block_hash)?,
-                ))
-            })
-            .collect()
-    }
-
-    /// Whether a settlement's pull is booked as such; then its money is in clearing.
-    pub async fn pull_is_booked(&mut self, settlement: Uuid) -> Result<bool> {
-        const SELECT: &str = "SELECT count(*) AS number FROM journals j
-            WHERE settlement_id = $1 AND kind = 'pull'
-            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
-        let row = fetch_optional!(self, Count, SELECT, settlement.to_string())?;
-        Ok(row.is_some_and(|row| row.number > 0))
+    /// What a settlement's pull and record leave on an account, credits less debits. What was
+    /// reversed leaves nothing.
+    pub async fn left_by(&mut self, settlement: Uuid, account: AccountCode) -> Result<i64> {
+        const SELECT: &str = "SELECT CAST(coalesce(sum(CASE p.side WHEN 'credit'
+                THEN p.amount_micro ELSE -p.amount_micro END), 0) AS BIGINT) AS number
+            FROM journals j JOIN postings p ON p.journal_id = j.id
+            JOIN accounts a ON a.id = p.account_id
+            WHERE j.settlement_id = $1 AND j.kind IN ('pull', 'record', 'reversal')
+            AND a.code = $2";
+        let row =
+            fetch_optional!(self, Count, SELECT, settlement.to_string(), account.to_string())?;
+        Ok(row.map_or(0, |row| row.number))
     }
 
     /// Marks a point to which [`Tx::undo`] can go back without giving up what was done before it.

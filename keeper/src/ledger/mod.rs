@@ -25,10 +25,12 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod reversals;
 mod settlements;
 mod signal;
 mod signers;
 mod splitter_logs;
+mod standing;
 mod steps;
 mod totals;
 
@@ -52,6 +54,7 @@ pub use settlements::{
 };
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use totals::{LedgerTotals, SplitterRecord};
 
 use crate::lifecycle::IllegalStep;

@@ -1,7 +1,7 @@
 //! Every step of a settlement: compare-and-set of its state, its evidence, and the event that tells.
 
 use super::{
-    KeeperEvidence, LedgerError, LogRef, Result, Settlement, Shares, Tx,
+    Action, KeeperEvidence, LedgerError, LogRef, Result, Settlement, Shares, Tx,
     columns::{bigint, hex, now},
     query::execute,
 };
@@ -40,6 +40,15 @@ impl Tx {
         self.changed(known, updated)?;
         let kind = format!("status.{event}");
         self.append_event(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
+        let noticed = match event {
+            StatusEvent::Overdue => Some(Action::OrphanDetected),
+            StatusEvent::Disagree => Some(Action::MismatchFlagged),
+            _ => None,
+        };
+        if let Some(action) = noticed {
+            let splitter = Some((known.chain_id, known.pay_to));
+            self.log_action(action, splitter, Some(known.id), evidence).await?;
+        }
         Ok(status)
     }
 

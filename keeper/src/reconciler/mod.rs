@@ -1,8 +1,9 @@
-//! The reconciler: confirms what the chain has buried deep enough, resolves what stayed open, and
-//! books every log into the journal. Its word is the chain's: each step reads the receipt or the
+//! The reconciler: confirms what the chain has buried deep enough, resolves what stayed open, books
+//! every log into the journal, and checks that all of it agrees. Its word is the chain's: each step reads the receipt or the
 //! token's state again.
 
 mod book;
+mod check;
 mod report;
 
 pub use report::{Reconciliation, Row, reconcile};
@@ -16,8 +17,10 @@ use crate::{
         SplitterRecord, Stream, Topic,
     },
     lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, Status, StatusEvent},
+    metrics::ATTRIBUTION_DRIFT_TOTAL,
 };
 use alloy::primitives::U256;
+use check::Checked;
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use std::time::Duration;
@@ -89,8 +92,10 @@ impl Reconciler {
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ReconcilerError> {
         let mut contention = Contention::default();
+        let mut checked = Checked::default();
+        ATTRIBUTION_DRIFT_TOTAL.add(0, []);
         while !stop.is_cancelled() {
-            match self.tick(&mut contention).await {
+            match self.tick(&mut contention, &mut checked).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => return Err(error),
@@ -107,7 +112,11 @@ impl Reconciler {
     /// One round. True when another must follow at once.
     ///
     /// Each part on its own: a fault of one must not hold up the others.
-    async fn tick(&self, contention: &mut Contention) -> Result<bool, ReconcilerError> {
+    async fn tick(
+        &self,
+        contention: &mut Contention,
+        checked: &mut Checked,
+    ) -> Result<bool, ReconcilerError> {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.confirmations.saturating_sub(1);
         let Some(buried) = seen.head.number().checked_sub(depth) else { return Ok(false) };
@@ -116,6 +125,7 @@ impl Reconciler {
             self.resolve().await.map(|()| false),
             self.give_up_deliveries().await.map(|()| false),
             self.book(seen.head.number()).await,
+            self.check(checked).await.map(|()| false),
         ];
         let mut again = false;
         for part in parts {
