@@ -2,7 +2,7 @@
 //!
 //! Each of them names its point, and the compiler asks for it. With the feature `failpoints`, which
 //! no production build has, `KEEPER_FAILPOINT=<when>:<point>:<n>:<action>` ends the process there
-//! as a crash does (`kill`), or pauses it (`stop`): `after:plan:2:kill` is "right after the second
+//! as a crash does (`kill`), pauses it (`stop`), or panics (`panic`): `after:plan:2:kill` is "right after the second
 //! commit that planned a transaction".
 
 use crate::lifecycle::words;
@@ -160,8 +160,15 @@ fn reach(when: &str, point: Point) {
     if parts.next().and_then(|n| n.parse().ok()) != Some(n) {
         return;
     }
-    let signal = if parts.next() == Some("stop") { Signal::STOP } else { Signal::KILL };
+    let action = parts.next();
     eprintln!("failpoint {armed}");
+    if action == Some("panic") {
+        #[expect(clippy::panic, reason = "that is what was asked for")]
+        {
+            panic!("failpoint {armed}");
+        }
+    }
+    let signal = if action == Some("stop") { Signal::STOP } else { Signal::KILL };
     if let Err(error) = kill_process(getpid(), signal) {
         eprintln!("failpoint {armed}: {error}");
     }

@@ -247,7 +247,8 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(names.insert(name), "{name} is there twice");
-            let words = name.strip_prefix("keeper_").or_else(|| name.strip_prefix("x402_")).unwrap();
+            let words =
+                name.strip_prefix("keeper_").or_else(|| name.strip_prefix("x402_")).unwrap();
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
             assert!(words.bytes().all(|byte| is_plain(byte) || byte == b'_'), "{name}");
             let is_total = name.ends_with("_total");

@@ -154,9 +154,9 @@ struct AccountRow {
 pub struct Account {
     /// Its name.
     pub code: String,
-    /// Everything that was ever debited.
+    /// Everything that was ever debited and not reversed.
     pub debits: u64,
-    /// Everything that was ever credited.
+    /// Everything that was ever credited and not reversed.
     pub credits: u64,
     /// What is on it, on its own side. Negative only for an overdrawn suspense account.
     pub balance: i64,
@@ -263,7 +263,14 @@ impl Tx {
 
     /// Every account of a Splitter.
     pub async fn accounts(&mut self, chain_id: u64, splitter: Address) -> Result<Vec<Account>> {
-        const SELECT: &str = "SELECT code, side, debits_micro, credits_micro FROM accounts
+        // A line that was reversed stands on both sides. `> ''` finds the few reversals by index.
+        const SELECT: &str = "SELECT code, side,
+                debits_micro - coalesce(r.micro, 0) AS debits_micro,
+                credits_micro - coalesce(r.micro, 0) AS credits_micro
+            FROM accounts a LEFT JOIN (
+                SELECT p.account_id, CAST(sum(p.amount_micro) AS BIGINT) AS micro
+                FROM journals j JOIN postings p ON p.journal_id = j.id
+                WHERE j.reverses > '' GROUP BY p.account_id) r ON r.account_id = a.id
             WHERE chain_id = $1 AND splitter = $2 ORDER BY code";
         let chain = bigint("chain id", chain_id)?;
         let rows = fetch_all!(self, AccountRow, SELECT, chain, hex(splitter))?;

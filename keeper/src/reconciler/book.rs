@@ -5,8 +5,8 @@ use super::{Reconciler, ReconcilerError};
 use crate::{
     failpoint::Point,
     ledger::{
-        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Payout, Posting, Pull, SplitterLog,
-        SplitterRecord, Stream, Tx,
+        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Payout, Posting, Pull,
+        SplitterLog, SplitterRecord, Stream, Tx,
     },
     lifecycle::KeeperState,
     splitter::SplitterEvent,

@@ -6,8 +6,8 @@ use super::{
     ground::{FUNDS, Ground, Kind},
 };
 use crate::support::{
-    Answer, Draft, PATIENCE, call, chain, eventually, on_chain, splitter_record, tally, tamper,
-    unique,
+    Answer, BOOKED, Draft, PATIENCE, call, chain, eventually, on_chain, splitter_record, tally,
+    tamper, unique,
 };
 use alloy::{
     primitives::{B256, Bytes},
@@ -15,7 +15,7 @@ use alloy::{
 };
 use keeper::{
     chain::BlockTag,
-    ledger::{Ledger, Order, OrderAction, Settlement, SettlementQuery},
+    ledger::{ClosureReason, Ledger, Order, OrderAction, Settlement, SettlementQuery},
     lifecycle::{KeeperState, Status},
     reconciler::reconcile,
 };
@@ -123,7 +123,9 @@ impl<'a> Play<'a> {
             | Scene::Broke
             | Scene::Outrun
             | Scene::Reverted
-            | Scene::Ordered => {}
+            | Scene::Ordered
+            | Scene::Reorged
+            | Scene::Drifted => {}
         }
     }
 
@@ -152,6 +154,9 @@ impl<'a> Play<'a> {
         tokio::select! {
             () = self.during(&url) => {}
             () = self.died(daemon, failpoint) => {}
+        }
+        if self.scene == Scene::Drifted {
+            tamper(&self.database, &spoil('-')).await.unwrap();
         }
         self.let_time_pass().await;
     }
@@ -195,6 +200,14 @@ impl<'a> Play<'a> {
             Scene::Reverted => both(self.persist(url), self.revert()).await,
             Scene::Replaced => both(self.persist(url), self.replace()).await,
             Scene::Ordered => both(self.persist(url), self.order()).await,
+            Scene::Reorged => both(self.persist(url), self.reorg()).await,
+            Scene::Drifted => {
+                let spoilt = async {
+                    eventually("it is booked", || self.is_split_booked()).await;
+                    tamper(&self.database, &spoil('+')).await.unwrap();
+                };
+                both(self.persist(url), spoilt).await;
+            }
             Scene::Overdue => {
                 let overdue = async {
                     ground.mine(false).await;
@@ -245,13 +258,18 @@ impl<'a> Play<'a> {
             Scene::Reverted => self.revert().await,
             Scene::Parked => self.resolve().await,
             Scene::Expired => {}
+            Scene::Drifted => {
+                self.lift().await;
+                self.agent(url, &self.first).await;
+            }
             Scene::Plain
             | Scene::Takeover
             | Scene::Stopped
             | Scene::Lost
             | Scene::Forgone
             | Scene::Late
-            | Scene::Quarantined => self.agent(url, &self.first).await,
+            | Scene::Quarantined
+            | Scene::Reorged => self.agent(url, &self.first).await,
         }
     }
 
@@ -332,6 +350,45 @@ impl<'a> Play<'a> {
         self.add_order(OrderAction::Resolve, self.foreign.get().copied()).await;
         eventually("the order is carried out", || self.is_obeyed()).await;
         self.ground.let_windows_close().await;
+    }
+
+    /// The block with the split is replaced by another one with it, after it was booked.
+    async fn reorg(&self) {
+        let (ground, anvil) = (self.ground, &self.ground.stack.anvil);
+        let found = OnceCell::new();
+        eventually("it is split", || async {
+            let first = self.settlement(&self.first).await;
+            let split = first.and_then(|first| first.split);
+            split.map(|split| found.set(split)).is_some()
+        })
+        .await;
+        ground.mine(false).await;
+        eventually("it is booked", || async {
+            anvil.rpc("evm_mine", json!([])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            self.is_split_booked().await
+        })
+        .await;
+        let split = found.into_inner().unwrap();
+        let head = chain(&ground.stack).head(BlockTag::Latest).await.unwrap().number();
+        let raw = anvil.rpc("eth_getRawTransactionByHash", json!([split.tx_hash])).await.unwrap();
+        let depth = head + 1 - split.block_number;
+        assert!(depth < 8, "{}: {depth} blocks: through a final one", self.name);
+        anvil.rpc("anvil_reorg", json!([depth, [[raw, 0]]])).await.unwrap();
+        ground.mine(true).await;
+    }
+
+    async fn is_split_booked(&self) -> bool {
+        tally(&self.database, BOOKED, "kind").await.contains_key("split")
+    }
+
+    /// An operator has found out, and opens the Splitter again.
+    async fn lift(&self) {
+        let ledger = Ledger::open_beside(&self.database).await.unwrap();
+        let mut tx = ledger.begin().await.unwrap();
+        let splitter = self.ground.stack.contracts.splitter;
+        tx.lift(84_532, splitter, ClosureReason::Drift, "a test's").await.unwrap();
+        tx.commit(crate::support::HERE).await.unwrap();
     }
 
     async fn add_order(&self, action: OrderAction, tx_hash: Option<B256>) {
@@ -441,7 +498,7 @@ impl<'a> Play<'a> {
         let on_chain = on_chain(stack, &paid.draft.authorization).await;
         assert_eq!(on_chain, (FUNDS - PRICE_MICRO, true), "{}", self.name);
         assert_eq!(self.ground.used().await, (pulls, 2), "{}: account nonces", self.name);
-        let journals = tally(&self.database, "journals", "kind").await;
+        let journals = tally(&self.database, BOOKED, "kind").await;
         let booked = ["pull", "record", "split"].map(|kind| journals.get(kind).copied());
         let all: i64 = journals.values().sum();
         // The split is paid out to three.
@@ -472,6 +529,13 @@ async fn payment(ground: &Ground) -> Payment {
     draft.authorization.valid_after = head.timestamp() - 600;
     draft.authorization.valid_before = head.timestamp() + 300;
     Payment { draft, body: call(&unique("crash")) }
+}
+
+/// One micro-USDC more, or less, on an account than was ever posted to it.
+fn spoil(sign: char) -> String {
+    format!(
+        "UPDATE accounts SET debits_micro = debits_micro {sign} 1 WHERE code = 'asset:splitter'"
+    )
 }
 
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
