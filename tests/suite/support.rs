@@ -4,6 +4,7 @@ use alloy::{
     primitives::{Address, B256, U256},
     rpc::types::Filter,
     signers::local::PrivateKeySigner,
+    sol_types::SolCall,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keeper::{
@@ -280,6 +281,13 @@ pub(crate) async fn on_chain(stack: &Stack, authorization: &SignedAuthorization)
 /// A stack's chain.
 pub(crate) fn chain(stack: &Stack) -> Chain {
     Chain::new(&[stack.anvil.url().parse().unwrap()]).unwrap()
+}
+
+/// Sends a call from an account of which anvil does not have the key.
+pub(crate) async fn send_as(stack: &Stack, from: Address, to: Address, call: impl SolCall) {
+    stack.anvil.set_balance(from, U256::from(10u64.pow(18))).await.unwrap();
+    stack.anvil.rpc("anvil_impersonateAccount", json!([from])).await.unwrap();
+    stack.anvil.send(from, to, &call.abi_encode().into()).await.unwrap();
 }
 
 /// Calls a hub, with or without payment.

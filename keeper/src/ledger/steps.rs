@@ -5,9 +5,20 @@ use super::{
     columns::{bigint, hex, now},
     query::execute,
 };
-use crate::lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent};
+use crate::{
+    lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent},
+    x402::MicroUsdc,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// What is kept of a Transfer that pays a settlement.
+#[derive(Serialize)]
+struct PullSeen<'a> {
+    #[serde(flatten)]
+    at: &'a LogRef,
+    amount_micro: MicroUsdc,
+}
 
 impl Tx {
     /// Moves a settlement's status; `evidence` goes into its event log.
@@ -74,7 +85,9 @@ impl Tx {
             known.status.as_str(),
         )?;
         self.changed(known, updated)?;
-        self.append_event(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull).await
+        let evidence = PullSeen { at: pull, amount_micro: known.amount };
+        let (id, trace) = (known.id, known.trace_id);
+        self.append_event(id, trace, "status.pull_seen", status.as_str(), &evidence).await
     }
 
     /// Moves the keeper's progress; `evidence` goes into the event log.

@@ -16,7 +16,7 @@ use crate::{
 };
 use alloy::primitives::{B256, U256};
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::Serialize;
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -36,7 +36,7 @@ struct Contracts {
 }
 
 /// Two sources that differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
     /// Which promise is broken.
     invariant: &'static str,
@@ -142,13 +142,13 @@ impl Reconciler {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         ATTRIBUTION_DRIFT_TOTAL.add(1, []);
         let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        let detail = json!({"block": block, "differences": words});
         let words = format!("at block {block}: {}", words.join("; "));
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         if !tx.close(chain_id, address, ClosureReason::Drift, &words).await? {
             return Ok(());
         }
-        let detail = serde_json::json!({"block": block, "differences": differences});
         tx.log_action(Action::DriftDetected, Some((chain_id, address)), None, &detail).await?;
         tx.commit(Point::Drift).await?;
         tracing::error!(

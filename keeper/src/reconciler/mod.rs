@@ -175,14 +175,14 @@ impl Reconciler {
         if receipt.block_hash != pull.block_hash {
             return Ok(());
         }
-        let agreed = inflows(&receipt.logs, self.splitter.asset, self.splitter.address).iter().any(
-            |inflow| {
-                inflow.log_index == pull.log_index
-                    && inflow.payer == settlement.payer
-                    && inflow.nonce == Some(settlement.nonce)
-                    && inflow.value == U256::from(settlement.amount.micro())
-            },
-        );
+        let found = inflows(&receipt.logs, self.splitter.asset, self.splitter.address)
+            .into_iter()
+            .find(|inflow| inflow.log_index == pull.log_index);
+        let agreed = found.as_ref().is_some_and(|inflow| {
+            inflow.payer == settlement.payer
+                && inflow.nonce == Some(settlement.nonce)
+                && inflow.value == U256::from(settlement.amount.micro())
+        });
         let event = if agreed && receipt.success() {
             StatusEvent::Confirm
         } else {
@@ -192,7 +192,14 @@ impl Reconciler {
             );
             StatusEvent::Disagree
         };
-        let evidence = json!({"at": pull, "confirmations_from": buried});
+        let evidence = json!({
+            "at": pull,
+            "confirmations_from": buried,
+            "success": receipt.success(),
+            "payer": found.as_ref().map(|inflow| inflow.payer),
+            "nonce": found.as_ref().and_then(|inflow| inflow.nonce),
+            "amount": found.map(|inflow| inflow.value.to_string()),
+        });
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         tx.step_status(settlement, event, &evidence).await?;
@@ -258,6 +265,13 @@ impl Reconciler {
         }
         tx.step_status(settlement, event, &evidence).await?;
         tx.give_up_pull(settlement.id).await?;
+        if event == StatusEvent::Consumed {
+            // No money came in: there is nothing to refund (C-33a).
+            tracing::error!(
+                payment = %settlement.id,
+                "ALARM: the authorization was consumed without paying us: the payment failed"
+            );
+        }
         if settlement.keeper_state != KeeperState::None {
             let reason = json!({"reason": "recorded, but its pull is not on the chain"});
             tx.step_keeper(settlement, KeeperEvent::Contradict, &reason).await?;
