@@ -2,7 +2,7 @@
 //!
 //! Each of them names its point, and the compiler asks for it. With the feature `failpoints`, which
 //! no production build has, `KEEPER_FAILPOINT=<when>:<point>:<n>:<action>` ends the process there
-//! as a crash does (`kill`), or pauses it (`stop`): `after:plan:2:kill` is "right after the second
+//! as a crash does (`kill`), pauses it (`stop`), or panics (`panic`): `after:plan:2:kill` is "right after the second
 //! commit that planned a transaction".
 
 use crate::lifecycle::words;
@@ -40,6 +40,10 @@ pub enum Point {
     Orphan,
     /// Commit: blocks are booked.
     Book,
+    /// Commit: what was booked from blocks that a reorg took is reversed.
+    Reverse,
+    /// Commit: a Splitter is closed, because chain, journal and settlements disagree.
+    Drift,
     /// Commit: a signer is taken over.
     Adopt,
     /// Commit: intake is closed or opened.
@@ -104,6 +108,8 @@ words!(Point {
     Close => "close",
     Orphan => "orphan",
     Book => "book",
+    Reverse => "reverse",
+    Drift => "drift",
     Adopt => "adopt",
     Purse => "purse",
     Expire => "expire",
@@ -163,8 +169,15 @@ fn reach(when: &str, point: Point) {
     if parts.next().and_then(|n| n.parse().ok()) != Some(n) {
         return;
     }
-    let signal = if parts.next() == Some("stop") { Signal::STOP } else { Signal::KILL };
+    let action = parts.next();
     eprintln!("failpoint {armed}");
+    if action == Some("panic") {
+        #[expect(clippy::panic, reason = "that is what was asked for")]
+        {
+            panic!("failpoint {armed}");
+        }
+    }
+    let signal = if action == Some("stop") { Signal::STOP } else { Signal::KILL };
     if let Err(error) = kill_process(getpid(), signal) {
         eprintln!("failpoint {armed}: {error}");
     }

@@ -103,6 +103,10 @@ registry! {
         "What they may cost.";
     PAUSED: Gauge = "keeper_paused" ["signer", "reason"]
         "1 while a signer begins nothing new for this reason, 0 otherwise.";
+    ATTRIBUTION_DRIFT_TOTAL: Counter = "x402_reconciler_attribution_drift_total" []
+        "Checks that found chain, journal and settlements apart for the second time; must stay 0.";
+    BOOKS_CHECKS_TOTAL: Counter = "keeper_books_checks_total" ["result"]
+        "Checks of journal, settlements, logs and contracts against one another.";
 }
 
 const fn count(labels: &[&str]) -> usize {

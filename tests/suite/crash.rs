@@ -22,8 +22,8 @@ const KINDS: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
 /// The compiler asks for every point.
 const fn scenes(point: Point) -> (&'static [Scene], u32) {
     use Scene::{
-        Broke, Deferred, Expired, Forgone, Late, Lost, Ordered, Outrun, Overdue, Parked, Plain,
-        Quarantined, Refunded, Replaced, Reverted, Stopped, Takeover,
+        Broke, Deferred, Drifted, Expired, Forgone, Late, Lost, Ordered, Outrun, Overdue, Parked,
+        Plain, Quarantined, Refunded, Reorged, Replaced, Reverted, Stopped, Takeover,
     };
     match point {
         Point::Enter | Point::Acquire | Point::Adopt => (&[Takeover], 1),
@@ -60,6 +60,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         Point::Reverted => (&[Reverted], 1),
         Point::Parked => (&[Parked], 1),
         Point::Order => (&[Ordered], 1),
+        Point::Reverse => (&[Reorged], 1),
+        Point::Drift => (&[Drifted], 1),
         // It begins, and is over.
         Point::Quarantine => (&[Quarantined], 2),
         // It is asked for, and paid.

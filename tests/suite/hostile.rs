@@ -1,7 +1,7 @@
 //! What strangers, payers and providers can do to a hub, and that it costs nobody but themselves.
 
 use crate::support::{
-    Draft, call, chain, encode, eventually, invoke, keeper, now, on_chain, settlement_of,
+    Draft, call, chain, encode, eventually, invoke, keeper, now, on_chain, send_as, settlement_of,
     settlements, smuggle, sound, stack, tally, tamper, through,
 };
 use alloy::{
@@ -22,6 +22,8 @@ use serde_json::json;
 
 /// Micro-USDC of every test's payer.
 const FUNDS: u64 = 1_000_000;
+/// Confirmations after which a test is long over.
+const LATE: u64 = 200;
 
 sol! {
     struct CancelAuthorization {
@@ -35,13 +37,6 @@ sol! {
     function transfer(address to, uint256 value);
     function transferFrom(address from, address to, uint256 value);
     function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature);
-}
-
-/// Sends a call from an account of which anvil does not have the key.
-async fn send_as(stack: &Stack, from: Address, to: Address, call: impl SolCall) {
-    stack.anvil.set_balance(from, U256::from(10u64.pow(18))).await.unwrap();
-    stack.anvil.rpc("anvil_impersonateAccount", json!([from])).await.unwrap();
-    stack.anvil.send(from, to, &call.abi_encode().into()).await.unwrap();
 }
 
 /// The pull of a draft as anybody can submit it.
@@ -183,6 +178,11 @@ async fn a_record_past_the_ledger_shows() {
     assert!(daemon.logged().contains("quarantine is over"), "ready only then: {}", daemon.tail());
     let report = crate::support::reconciled(&stack, &database).await;
     assert!(!report.is_sound());
+    // And what is sold next would be recorded into doubt: the Splitter is closed (drift.rs).
+    eventually("it is closed for drift", || async {
+        tally(&database, "closures", "reason").await.contains_key("drift")
+    })
+    .await;
 }
 
 // ------------------------------------------------------------------------------ payers
@@ -494,11 +494,13 @@ async fn a_capability_that_changes_hands_in_flight_is_not_recorded() {
 /// be.
 #[tokio::test]
 async fn a_record_that_cannot_be_made_is_alarmed() {
-    let options = StackOptions { confirmations: 8, ..StackOptions::default() };
+    // What nobody's log explains would be drift as soon as it is booked: it is over before.
+    let options = StackOptions { confirmations: LATE, ..StackOptions::default() };
     let stack = stack("stuck", options).await;
     let database = stack.sqlite();
     let slow = |config: String| {
-        config.replace("confirmations = 8", "confirmations = 8\nrecord_confirmations = 4")
+        let late = format!("confirmations = {LATE}");
+        config.replace(&late, &format!("{late}\nrecord_confirmations = 4"))
     };
     let mut daemon = stack.spawn(&keeper(), &database, &[], slow).await.unwrap();
     daemon.ready().await.unwrap();
@@ -531,7 +533,14 @@ async fn a_record_that_cannot_be_made_is_alarmed() {
     })
     .await;
     take(PRICE_MICRO).await.unwrap();
+    eventually("both are split", || async {
+        let all = settlements(&stack, &database).await;
+        all.iter().all(|one| one.keeper_state == KeeperState::Split)
+    })
+    .await;
+    stack.anvil.rpc("anvil_mine", json!([LATE, "0x1"])).await.unwrap();
     through(&stack, &database, 2).await;
+    assert!(tally(&database, "closures", "reason").await.is_empty());
 }
 
 /// In which of its slots the USDC double keeps balances: where writing changes what it answers.

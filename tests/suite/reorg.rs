@@ -1,8 +1,8 @@
 //! Chains that take back what they said, and nodes that lie.
 
 use crate::support::{
-    Draft, call, chain, eventually, invoke, keeper, on_chain, reconciled, settlements, stack,
-    tally, through,
+    BOOKED, Draft, call, chain, eventually, invoke, keeper, on_chain, reconciled, settlements,
+    stack, tally, through,
 };
 use keeper::{
     chain::BlockTag,
@@ -126,7 +126,7 @@ async fn a_reorg_deeper_than_the_window_is_followed() {
     assert_eq!(paid.status, 200, "{paid:?}");
     eventually("it is split and booked", || async {
         settlements(&stack, &database).await[0].keeper_state == KeeperState::Split
-            && tally(&database, "journals", "kind").await.get("split") == Some(&1)
+            && tally(&database, BOOKED, "kind").await.get("split") == Some(&1)
     })
     .await;
     // Sixty blocks more; the window is 22.

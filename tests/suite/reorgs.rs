@@ -8,8 +8,8 @@
 use crate::{
     kms::signer,
     support::{
-        Draft, call, chain, invoke, keeper, on_chain, postgres, reconciled, settlement_of, stack,
-        tally,
+        BOOKED, Draft, call, chain, invoke, keeper, on_chain, postgres, reconciled, settlement_of,
+        stack, tally,
     },
 };
 use alloy::{
@@ -321,7 +321,7 @@ impl Lane {
         })
         .await;
         let booked = || async {
-            let journals = tally(&self.database, "journals", "kind").await;
+            let journals = tally(&self.database, BOOKED, "kind").await;
             journals.get("split").copied().unwrap_or(0)
         };
         let before = booked().await;

@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use keeper::{
     chain::BlockTag,
     eip3009::FiatToken,
-    ledger::Settlement,
+    ledger::{Ledger, Settlement},
     lifecycle::{KeeperState, Status},
 };
 use sandbox::PRICE_MICRO;
@@ -76,6 +76,12 @@ async fn reorg_drops_pull_keeps_record() {
     assert_eq!(on_chain(&lane.stack, &payment.draft.authorization).await.0, FUNDS - PRICE_MICRO);
     assert_eq!(held(&lane).await, U256::from(PRICE_MICRO), "nobody else's money is gone");
     assert_eq!(settled(&lane).await, 2, "one record, one split");
+    // The record was booked first, out of the donation; its pull gives that back.
+    let ledger = Ledger::open_beside(&lane.database).await.unwrap();
+    let mut tx = ledger.read().await.unwrap();
+    let accounts = tx.accounts(84_532, lane.stack.contracts.splitter).await.unwrap();
+    let on = |code: &str| accounts.iter().find(|one| one.code.starts_with(code)).unwrap().balance;
+    assert_eq!((on("clearing:"), on("suspense:")), (0, i64::try_from(PRICE_MICRO).unwrap()));
     assert_eq!(payment.answer.await.unwrap(), 200);
 }
 

@@ -50,6 +50,14 @@ pub enum Action {
     Reread,
     /// What was to be read again is held already, and nothing was done.
     ReplaySkipped,
+    /// Chain, journal and settlements of a Splitter disagree.
+    DriftDetected,
+    /// A payment has had no outcome for ten minutes.
+    OrphanDetected,
+    /// The chain shows something else of a payment than was agreed.
+    MismatchFlagged,
+    /// Money came in that no payment asked for (R-127, C-33c).
+    UnattributedBalance,
 }
 
 words!(Action {
@@ -71,6 +79,10 @@ words!(Action {
     CapabilityResumed => "x402.capability_resumed",
     Reread => "x402.reread",
     ReplaySkipped => "x402.replay_skipped",
+    DriftDetected => "x402.attribution_drift_detected",
+    OrphanDetected => "x402.orphan_detected",
+    MismatchFlagged => "x402.mismatch_flagged",
+    UnattributedBalance => "x402.unattributed_balance",
 });
 
 /// A line of the log.

@@ -51,6 +51,8 @@ pub enum JournalKind {
     RefundDenied,
     /// The treasury has paid a refund.
     RefundPaid,
+    /// Another journal, the other way round: a reorg took its log.
+    Reversal,
 }
 
 words!(JournalKind {
@@ -66,6 +68,7 @@ words!(JournalKind {
     RefundDue => "refund_due",
     RefundDenied => "refund_denied",
     RefundPaid => "refund_paid",
+    Reversal => "reversal",
 });
 
 /// An account of one Splitter.
@@ -169,19 +172,12 @@ struct AccountRow {
 pub struct Account {
     /// Its name.
     pub code: String,
-    /// Everything that was ever debited.
+    /// Everything that was ever debited and not reversed.
     pub debits: u64,
-    /// Everything that was ever credited.
+    /// Everything that was ever credited and not reversed.
     pub credits: u64,
     /// What is on it, on its own side. Negative only for an overdrawn suspense account.
     pub balance: i64,
-}
-
-#[derive(sqlx::FromRow)]
-struct Booked {
-    tx_hash: Option<String>,
-    log_index: Option<i64>,
-    block_hash: Option<String>,
 }
 
 impl Tx {
@@ -263,38 +259,18 @@ impl Tx {
             .ok_or_else(|| LedgerError::Conflict(format!("account {text}")))
     }
 
-    /// Which logs from a block on are booked: transaction, log index, and the block that it was then.
-    pub async fn booked_since(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        from: u64,
-    ) -> Result<Vec<(B256, u64, B256)>> {
-        const SELECT: &str = "SELECT tx_hash, log_index, block_hash FROM journals j
-            WHERE chain_id = $1 AND splitter = $2 AND block_number >= $3
-            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
-        let chain = bigint("chain id", chain_id)?;
-        let from = bigint("block number", from)?;
-        let rows = fetch_all!(self, Booked, SELECT, chain, hex(splitter), from)?;
-        rows.into_iter()
-            .filter_map(|row| Some((row.tx_hash?, row.log_index?, row.block_hash?)))
-            .map(|(tx_hash, index, block_hash)| {
-                Ok((
-                    super::columns::hash("journals.tx_hash", &tx_hash)?,
-                    unsigned("journals.log_index", index)?,
-                    super::columns::hash("journals.block_hash", &block_hash)?,
-                ))
-            })
-            .collect()
-    }
-
-    /// Whether a settlement's pull is booked as such; then its money is in clearing.
-    pub async fn pull_is_booked(&mut self, settlement: Uuid) -> Result<bool> {
-        const SELECT: &str = "SELECT count(*) AS number FROM journals j
-            WHERE settlement_id = $1 AND kind = 'pull'
-            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)";
-        let row = fetch_optional!(self, Count, SELECT, settlement.to_string())?;
-        Ok(row.is_some_and(|row| row.number > 0))
+    /// What a settlement's pull and record leave on an account, credits less debits. What was
+    /// reversed leaves nothing.
+    pub async fn left_by(&mut self, settlement: Uuid, account: AccountCode) -> Result<i64> {
+        const SELECT: &str = "SELECT CAST(coalesce(sum(CASE p.side WHEN 'credit'
+                THEN p.amount_micro ELSE -p.amount_micro END), 0) AS BIGINT) AS number
+            FROM journals j JOIN postings p ON p.journal_id = j.id
+            JOIN accounts a ON a.id = p.account_id
+            WHERE j.settlement_id = $1 AND j.kind IN ('pull', 'record', 'reversal')
+            AND a.code = $2";
+        let row =
+            fetch_optional!(self, Count, SELECT, settlement.to_string(), account.to_string())?;
+        Ok(row.map_or(0, |row| row.number))
     }
 
     /// Marks a point to which [`Tx::undo`] can go back without giving up what was done before it.
@@ -317,7 +293,14 @@ impl Tx {
 
     /// Every account of a Splitter.
     pub async fn accounts(&mut self, chain_id: u64, splitter: Address) -> Result<Vec<Account>> {
-        const SELECT: &str = "SELECT code, side, debits_micro, credits_micro FROM accounts
+        // A line that was reversed stands on both sides. `> ''` finds the few reversals by index.
+        const SELECT: &str = "SELECT code, side,
+                debits_micro - coalesce(r.micro, 0) AS debits_micro,
+                credits_micro - coalesce(r.micro, 0) AS credits_micro
+            FROM accounts a LEFT JOIN (
+                SELECT p.account_id, CAST(sum(p.amount_micro) AS BIGINT) AS micro
+                FROM journals j JOIN postings p ON p.journal_id = j.id
+                WHERE j.reverses > '' GROUP BY p.account_id) r ON r.account_id = a.id
             WHERE chain_id = $1 AND splitter = $2 ORDER BY code";
         let chain = bigint("chain id", chain_id)?;
         let rows = fetch_all!(self, AccountRow, SELECT, chain, hex(splitter))?;

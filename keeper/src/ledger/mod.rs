@@ -28,11 +28,13 @@ mod outbox_view;
 mod query;
 mod refunds;
 mod rereads;
+mod reversals;
 mod settlements;
 mod sightings;
 mod signal;
 mod signers;
 mod splitter_logs;
+mod standing;
 mod statements;
 mod steps;
 mod totals;
@@ -61,6 +63,7 @@ pub use settlements::{
 pub use sightings::TokenSighting;
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use statements::{
     EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
 };

@@ -1,13 +1,24 @@
 //! Every step of a settlement: compare-and-set of its state, its evidence, and the event that tells.
 
 use super::{
-    KeeperEvidence, LedgerError, LogRef, Result, Settlement, Shares, Tx,
+    Action, KeeperEvidence, LedgerError, LogRef, Result, Settlement, Shares, Tx,
     columns::{bigint, hex, now},
     query::execute,
 };
-use crate::lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent};
+use crate::{
+    lifecycle::{KeeperEvent, KeeperState, Status, StatusEvent},
+    x402::MicroUsdc,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// What is kept of a Transfer that pays a settlement.
+#[derive(Serialize)]
+struct PullSeen<'a> {
+    #[serde(flatten)]
+    at: &'a LogRef,
+    amount_micro: MicroUsdc,
+}
 
 impl Tx {
     /// Moves a settlement's status; `evidence` goes into its event log.
@@ -40,6 +51,15 @@ impl Tx {
         self.changed(known, updated)?;
         let kind = format!("status.{event}");
         self.append_to_locked(known.id, known.trace_id, &kind, status.as_str(), evidence).await?;
+        let noticed = match event {
+            StatusEvent::Overdue => Some(Action::OrphanDetected),
+            StatusEvent::Disagree => Some(Action::MismatchFlagged),
+            _ => None,
+        };
+        if let Some(action) = noticed {
+            let splitter = Some((known.chain_id, known.pay_to));
+            self.log_action(action, splitter, Some(known.id), evidence).await?;
+        }
         Ok(status)
     }
 
@@ -65,8 +85,9 @@ impl Tx {
             known.status.as_str(),
         )?;
         self.changed(known, updated)?;
-        self.append_to_locked(known.id, known.trace_id, "status.pull_seen", status.as_str(), pull)
-            .await
+        let evidence = PullSeen { at: pull, amount_micro: known.amount };
+        let (id, trace) = (known.id, known.trace_id);
+        self.append_to_locked(id, trace, "status.pull_seen", status.as_str(), &evidence).await
     }
 
     /// Moves the keeper's progress; `evidence` goes into the event log.

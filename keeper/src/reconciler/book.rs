@@ -1,25 +1,24 @@
-//! Booking what the mirror holds: one journal per log, in chain order, once.
+//! Booking what the mirror holds: one journal per log, in chain order, once. What was booked from
+//! blocks that a reorg took is reversed first, and booked again as it stands now.
 
 use super::{Reconciler, ReconcilerError};
 use crate::{
     failpoint::Point,
     ledger::{
-        AccountCode, JournalKind, LedgerError, LogRef, Payout, Posting, Pull, SplitterLog,
-        SplitterRecord, Stream, Tx,
+        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Payout, Posting, Pull,
+        SplitterLog, SplitterRecord, Stream, Tx,
     },
     lifecycle::KeeperState,
     splitter::SplitterEvent,
     x402::MicroUsdc,
 };
 use alloy::primitives::{Address, B256, U256};
+use serde_json::json;
 use uuid::Uuid;
 
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
 const MAX_BLOCKS: u64 = 500;
 const MAX_ENTRIES: usize = 500;
-/// Blocks behind the cursor that are looked at again, as far as the watcher reads behind them: a
-/// node's logs may appear later than their blocks.
-const LOOK_BACK: u64 = 24;
 /// Blocks after which it is strange that the driver has not found a record.
 const LONG: u64 = 30;
 
@@ -73,13 +72,22 @@ impl Reconciler {
         let from = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(first_block);
         // A mirror that ends above the head is of another chain.
         let is_stale = mirrored > head.saturating_add(1);
-        let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
         if is_stale {
             return Ok(false);
         }
+        let start = from.saturating_sub(LOOK_BACK).max(first_block);
+        if let Some(lost) = tx.first_lost(chain_id, address, start, mirrored).await? {
+            self.take_back(tx, &lost, from).await?;
+            return Ok(true);
+        }
+        if tx.is_booked_from(chain_id, address, mirrored).await? {
+            // The mirror is being read anew, or the chain is shorter than it was: what is booked
+            // beyond it may have come to stand before it.
+            return Ok(false);
+        }
+        let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
         let next = end.min(from.saturating_add(MAX_BLOCKS));
         let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
-        let start = from.saturating_sub(LOOK_BACK).max(first_block);
         let booked = tx.booked_since(chain_id, address, start).await?;
         let mut entries = Vec::new();
         entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
@@ -88,15 +96,9 @@ impl Reconciler {
         entries.extend(
             tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
-        // A reorg deeper than the confirmations may have moved a booked transaction to another
-        // block, its logs to other places: it is booked all the same.
         entries.retain(|entry| {
             let at = entry.at();
-            let is_booked = booked.iter().any(|(tx_hash, log_index, block_hash)| {
-                *tx_hash == at.tx_hash
-                    && (*log_index == at.log_index || *block_hash != at.block_hash)
-            });
-            entry.moves_money() && !is_booked
+            entry.moves_money() && !booked.contains(&(at.tx_hash, at.log_index, at.block_hash))
         });
         entries.sort_by_key(|entry| entry.at().position());
         for (position, entry) in entries.iter().enumerate() {
@@ -121,6 +123,34 @@ impl Reconciler {
         tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         tx.commit(Point::Book).await?;
         Ok(next < end)
+    }
+
+    /// Reverses everything from a lost log on, so that what is booked next is what booking from
+    /// scratch would give. The lost one comes last: until it is reversed the next round goes on.
+    async fn take_back(&self, mut tx: Tx, lost: &LogRef, from: u64) -> Result<(), ReconcilerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let reversed = match tx.reverse_from(chain_id, address, lost, MAX_ENTRIES).await {
+            Ok(reversed) => reversed,
+            Err(error) => {
+                if error.is_refusal() {
+                    tracing::error!(
+                        tx_hash = %lost.tx_hash, log_index = lost.log_index, %error,
+                        "ALARM: what a reorg took cannot be taken out of the books"
+                    );
+                }
+                return Err(error.into());
+            }
+        };
+        if reversed < MAX_ENTRIES {
+            let next = from.min(lost.block_number);
+            tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
+        }
+        tx.commit(Point::Reverse).await?;
+        tracing::warn!(
+            tx_hash = %lost.tx_hash, block = lost.block_number, reversed,
+            "a reorg took what was booked: reversed, to be booked anew"
+        );
+        Ok(())
     }
 
     /// Books one log. What cannot be booked as what it says goes into suspense, with an alarm: it
@@ -233,19 +263,36 @@ impl Reconciler {
         if let Some(id) = pull.settlement {
             paid = tx.settlement(id).await?.filter(|known| known.status.is_paid());
         }
-        let (kind, account) =
-            match paid.as_ref().and_then(|settlement| settlement.splitter_capability_id) {
-                Some(capability) => (JournalKind::Pull, AccountCode::Clearing(capability)),
-                None => (JournalKind::UnattributedInflow, AccountCode::Suspense),
-            };
-        Ok(Draft {
-            kind,
-            settlement: paid.map(|settlement| settlement.id),
-            postings: vec![
-                Posting::debit(AccountCode::Splitter, pull.amount),
-                Posting::credit(account, pull.amount),
-            ],
-        })
+        let sold = paid.and_then(|known| Some((known.id, known.splitter_capability_id?)));
+        let Some((settlement, capability)) = sold else {
+            tracing::info!(
+                tx_hash = %pull.at.tx_hash, amount = %pull.amount,
+                "money came in that no payment asked for"
+            );
+            let SplitterRecord { chain_id, address, .. } = self.splitter;
+            let detail = json!({"at": pull.at, "amount_micro": pull.amount});
+            let action = Action::UnattributedBalance;
+            tx.log_action(action, Some((chain_id, address)), None, &detail).await?;
+            return Ok(Draft {
+                kind: JournalKind::UnattributedInflow,
+                settlement: None,
+                postings: vec![
+                    Posting::debit(AccountCode::Splitter, pull.amount),
+                    Posting::credit(AccountCode::Suspense, pull.amount),
+                ],
+            });
+        };
+        let clearing = AccountCode::Clearing(capability);
+        let mut postings = vec![
+            Posting::debit(AccountCode::Splitter, pull.amount),
+            Posting::credit(clearing, pull.amount),
+        ];
+        if tx.left_by(settlement, AccountCode::Suspense).await? < 0 {
+            // Its record came first, and took its money out of suspense.
+            postings.push(Posting::debit(clearing, pull.amount));
+            postings.push(Posting::credit(AccountCode::Suspense, pull.amount));
+        }
+        Ok(Draft { kind: JournalKind::Pull, settlement: Some(settlement), postings })
     }
 
     /// A record that is a settlement's takes its money out of clearing, if its pull was booked
@@ -265,7 +312,7 @@ impl Reconciler {
         };
         // Not looked for yet, or known from a block that a reorg has taken.
         if let Some(known) = &named {
-            if known.keeper_state == KeeperState::Recording {
+            if matches!(known.keeper_state, KeeperState::Recording | KeeperState::Held) {
                 return Ok(None);
             }
             let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
@@ -290,10 +337,11 @@ impl Reconciler {
         let mut from = AccountCode::Suspense;
         let kind = match &ours {
             Some(settlement) => {
-                if let Some(paid_for) = settlement.splitter_capability_id
-                    && tx.pull_is_booked(settlement.id).await?
-                {
-                    from = AccountCode::Clearing(paid_for);
+                if let Some(paid_for) = settlement.splitter_capability_id {
+                    let clearing = AccountCode::Clearing(paid_for);
+                    if tx.left_by(settlement.id, clearing).await? > 0 {
+                        from = clearing;
+                    }
                 }
                 JournalKind::Record
             }

@@ -1,9 +1,10 @@
-//! The reconciler: confirms what the chain has buried deep enough, resolves what stayed open, and
-//! books every log into the journal. Its word is the chain's: each step reads the receipt or the
+//! The reconciler: confirms what the chain has buried deep enough, resolves what stayed open, books
+//! every log into the journal, and checks that all of it agrees. Its word is the chain's: each step reads the receipt or the
 //! token's state again.
 
 mod book;
 mod cancelled;
+mod check;
 mod refunds;
 mod report;
 
@@ -18,8 +19,10 @@ use crate::{
         SplitterRecord, Stream, Topic,
     },
     lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent},
+    metrics::ATTRIBUTION_DRIFT_TOTAL,
 };
 use alloy::primitives::U256;
+use check::Checked;
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use std::time::Duration;
@@ -93,8 +96,10 @@ impl Reconciler {
     /// [`LedgerError::LeaseLost`]; everything else is retried.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ReconcilerError> {
         let mut contention = Contention::default();
+        let mut checked = Checked::default();
+        ATTRIBUTION_DRIFT_TOTAL.add(0, []);
         while !stop.is_cancelled() {
-            match self.tick(&mut contention).await {
+            match self.tick(&mut contention, &mut checked).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => return Err(error),
@@ -111,7 +116,11 @@ impl Reconciler {
     /// One round. True when another must follow at once.
     ///
     /// Each part on its own: a fault of one must not hold up the others.
-    async fn tick(&self, contention: &mut Contention) -> Result<bool, ReconcilerError> {
+    async fn tick(
+        &self,
+        contention: &mut Contention,
+        checked: &mut Checked,
+    ) -> Result<bool, ReconcilerError> {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.confirmations.saturating_sub(1);
         let Some(buried) = seen.head.number().checked_sub(depth) else { return Ok(false) };
@@ -121,6 +130,7 @@ impl Reconciler {
             self.give_up_deliveries().await.map(|()| false),
             self.book(seen.head.number()).await,
             self.refund().await,
+            self.check(checked).await.map(|()| false),
         ];
         let mut again = false;
         for part in parts {
@@ -170,14 +180,14 @@ impl Reconciler {
         if receipt.block_hash != pull.block_hash {
             return Ok(());
         }
-        let agreed = inflows(&receipt.logs, self.splitter.asset, self.splitter.address).iter().any(
-            |inflow| {
-                inflow.log_index == pull.log_index
-                    && inflow.payer == settlement.payer
-                    && inflow.nonce == Some(settlement.nonce)
-                    && inflow.value == U256::from(settlement.amount.micro())
-            },
-        );
+        let found = inflows(&receipt.logs, self.splitter.asset, self.splitter.address)
+            .into_iter()
+            .find(|inflow| inflow.log_index == pull.log_index);
+        let agreed = found.as_ref().is_some_and(|inflow| {
+            inflow.payer == settlement.payer
+                && inflow.nonce == Some(settlement.nonce)
+                && inflow.value == U256::from(settlement.amount.micro())
+        });
         let event = if agreed && receipt.success() {
             StatusEvent::Confirm
         } else {
@@ -187,7 +197,14 @@ impl Reconciler {
             );
             StatusEvent::Disagree
         };
-        let evidence = json!({"at": pull, "confirmations_from": buried});
+        let evidence = json!({
+            "at": pull,
+            "confirmations_from": buried,
+            "success": receipt.success(),
+            "payer": found.as_ref().map(|inflow| inflow.payer),
+            "nonce": found.as_ref().and_then(|inflow| inflow.nonce),
+            "amount": found.map(|inflow| inflow.value.to_string()),
+        });
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         tx.step_status(settlement, event, &evidence).await?;
@@ -255,6 +272,13 @@ impl Reconciler {
         }
         tx.step_status(settlement, event, &evidence).await?;
         tx.give_up_pull(settlement.id).await?;
+        if event == StatusEvent::Consumed {
+            // No money came in: there is nothing to refund (C-33a).
+            tracing::error!(
+                payment = %settlement.id,
+                "ALARM: the authorization was consumed without paying us: the payment failed"
+            );
+        }
         if settlement.keeper_state != KeeperState::None {
             let reason = json!({"reason": "recorded, but its pull is not on the chain"});
             tx.step_keeper(settlement, KeeperEvent::Contradict, &reason).await?;

@@ -46,6 +46,10 @@ pub(super) enum Scene {
     Quarantined,
     /// The provider fails; the treasury gives the money back.
     Refunded,
+    /// A reorg takes the block of a split that is booked.
+    Reorged,
+    /// Somebody writes into the books, and takes it back later.
+    Drifted,
 }
 
 impl Scene {
@@ -96,7 +100,8 @@ impl Case {
         let play = Play::new(self.to_string(), self.scene, ground, self.kind).await;
         play.before(self.scene).await;
         // A transaction is included, and then safe, for four blocks each.
-        ground.set_slow(matches!(self.point, Point::Included | Point::Safe));
+        let is_short = matches!(self.point, Point::Included | Point::Safe);
+        ground.set_slow(is_short || self.scene == Scene::Reorged);
         let failpoint = self.failpoint();
         let mut daemon = self.daemon(ground, &play.database, Some(&failpoint)).await;
         if self.scene == Scene::Stopped {

@@ -6,8 +6,8 @@ use super::{
     ground::{FUNDS, Ground, Kind},
 };
 use crate::support::{
-    Answer, Draft, PATIENCE, call, chain, eventually, on_chain, splitter_record, tally, tamper,
-    unique,
+    Answer, BOOKED, Draft, PATIENCE, call, chain, eventually, on_chain, splitter_record, tally,
+    tamper, unique,
 };
 use alloy::{
     primitives::{B256, Bytes, U256},
@@ -16,7 +16,7 @@ use alloy::{
 };
 use keeper::{
     chain::BlockTag,
-    ledger::{Ledger, Order, OrderAction, Settlement, SettlementQuery},
+    ledger::{ClosureReason, Ledger, Order, OrderAction, Settlement, SettlementQuery},
     lifecycle::{KeeperState, Status},
     reconciler::reconcile,
 };
@@ -130,7 +130,9 @@ impl<'a> Play<'a> {
             | Scene::Broke
             | Scene::Outrun
             | Scene::Reverted
-            | Scene::Ordered => {}
+            | Scene::Ordered
+            | Scene::Reorged
+            | Scene::Drifted => {}
         }
     }
 
@@ -159,6 +161,9 @@ impl<'a> Play<'a> {
         tokio::select! {
             () = self.during(&url) => {}
             () = self.died(daemon, failpoint) => {}
+        }
+        if self.scene == Scene::Drifted {
+            tamper(&self.database, &spoil('-')).await.unwrap();
         }
         self.let_time_pass().await;
     }
@@ -203,6 +208,14 @@ impl<'a> Play<'a> {
             Scene::Replaced => both(self.persist(url), self.replace()).await,
             Scene::Ordered => both(self.persist(url), self.order()).await,
             Scene::Refunded => both(self.refuse(url), self.give_back()).await,
+            Scene::Reorged => both(self.persist(url), self.reorg()).await,
+            Scene::Drifted => {
+                let spoilt = async {
+                    eventually("it is booked", || self.is_split_booked()).await;
+                    tamper(&self.database, &spoil('+')).await.unwrap();
+                };
+                both(self.persist(url), spoilt).await;
+            }
             Scene::Overdue => {
                 let overdue = async {
                     ground.mine(false).await;
@@ -254,13 +267,18 @@ impl<'a> Play<'a> {
             Scene::Reverted => self.revert().await,
             Scene::Parked => self.resolve().await,
             Scene::Expired => {}
+            Scene::Drifted => {
+                self.lift().await;
+                self.agent(url, &self.first).await;
+            }
             Scene::Plain
             | Scene::Takeover
             | Scene::Stopped
             | Scene::Lost
             | Scene::Forgone
             | Scene::Late
-            | Scene::Quarantined => self.agent(url, &self.first).await,
+            | Scene::Quarantined
+            | Scene::Reorged => self.agent(url, &self.first).await,
         }
     }
 
@@ -368,6 +386,45 @@ impl<'a> Play<'a> {
             count == 1
         })
         .await;
+    }
+
+    /// The block with the split is replaced by another one with it, after it was booked.
+    async fn reorg(&self) {
+        let (ground, anvil) = (self.ground, &self.ground.stack.anvil);
+        let found = OnceCell::new();
+        eventually("it is split", || async {
+            let first = self.settlement(&self.first).await;
+            let split = first.and_then(|first| first.split);
+            split.map(|split| found.set(split)).is_some()
+        })
+        .await;
+        ground.mine(false).await;
+        eventually("it is booked", || async {
+            anvil.rpc("evm_mine", json!([])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            self.is_split_booked().await
+        })
+        .await;
+        let split = found.into_inner().unwrap();
+        let head = chain(&ground.stack).head(BlockTag::Latest).await.unwrap().number();
+        let raw = anvil.rpc("eth_getRawTransactionByHash", json!([split.tx_hash])).await.unwrap();
+        let depth = head + 1 - split.block_number;
+        assert!(depth < 8, "{}: {depth} blocks: through a final one", self.name);
+        anvil.rpc("anvil_reorg", json!([depth, [[raw, 0]]])).await.unwrap();
+        ground.mine(true).await;
+    }
+
+    async fn is_split_booked(&self) -> bool {
+        tally(&self.database, BOOKED, "kind").await.contains_key("split")
+    }
+
+    /// An operator has found out, and opens the Splitter again.
+    async fn lift(&self) {
+        let ledger = Ledger::open_beside(&self.database).await.unwrap();
+        let mut tx = ledger.begin().await.unwrap();
+        let splitter = self.ground.stack.contracts.splitter;
+        tx.lift(84_532, splitter, ClosureReason::Drift, "a test's").await.unwrap();
+        tx.commit(crate::support::HERE).await.unwrap();
     }
 
     async fn add_order(&self, action: OrderAction, tx_hash: Option<B256>) {
@@ -506,7 +563,7 @@ impl<'a> Play<'a> {
         let (back, more) = if self.scene == Scene::Refunded { (PRICE_MICRO, 2) } else { (0, 0) };
         assert_eq!(on_chain, (FUNDS - PRICE_MICRO + back, true), "{}", self.name);
         assert_eq!(self.ground.used().await, (pulls, 2), "{}: account nonces", self.name);
-        let journals = tally(&self.database, "journals", "kind").await;
+        let journals = tally(&self.database, BOOKED, "kind").await;
         let booked = ["pull", "record", "split"].map(|kind| journals.get(kind).copied());
         let all: i64 = journals.values().sum();
         // The split is paid out to three.
@@ -537,6 +594,13 @@ async fn payment(ground: &Ground) -> Payment {
     draft.authorization.valid_after = head.timestamp() - 600;
     draft.authorization.valid_before = head.timestamp() + 300;
     Payment { draft, body: call(&unique("crash")) }
+}
+
+/// One micro-USDC more, or less, on an account than was ever posted to it.
+fn spoil(sign: char) -> String {
+    format!(
+        "UPDATE accounts SET debits_micro = debits_micro {sign} 1 WHERE code = 'asset:splitter'"
+    )
 }
 
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
