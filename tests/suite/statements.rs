@@ -124,6 +124,11 @@ async fn a_statement_is_the_chains(name: &str, on_postgres: bool) {
     assert_eq!(statements[0]["splitters"][0]["balances"]["escrow_opening_micro"], 0);
     let capability = &last["totals"]["capabilities"][0];
     assert_eq!(capability["capability"], "demo/echo");
+    let (whose, month) = (provider.to_string(), months.last().unwrap());
+    let plain = ["--provider", &whose, "--month", month];
+    let shown = cli("statement", &hub.daemon.config, stack, &plain).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("demo/echo") && shown.contains("out of escrow"), "{shown}");
     let payments: Vec<_> = statements
         .iter()
         .flat_map(|one| one["splitters"][0]["splits"].as_array().unwrap())

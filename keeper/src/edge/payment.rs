@@ -343,7 +343,7 @@ async fn try_reserve(
         tracing::warn!(%closed, "edge: nothing new is begun");
         return Ok(Taken::Closed("no payment is begun now; no money moved"));
     }
-    if tx.is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
+    if tx.capability_is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
         return Ok(Taken::NotSold);
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;

@@ -84,7 +84,7 @@ impl Site {
     pub async fn is_held(&self, capability: &Capability) -> Result<bool, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
-        tx.is_held(chain_id, address, capability.id).await
+        tx.capability_is_held(chain_id, address, capability.id).await
     }
 
     /// Whether the mirror has seen nearly everything that the chain has: else a pull could be

@@ -120,7 +120,7 @@ impl Tx {
     }
 
     /// Whether a capability is held.
-    pub async fn is_held(
+    pub async fn capability_is_held(
         &mut self,
         chain_id: u64,
         splitter: Address,

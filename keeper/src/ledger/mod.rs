@@ -26,6 +26,7 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod refund_steps;
 mod refunds;
 mod rereads;
 mod reversals;

@@ -116,9 +116,16 @@ impl Reconciler {
         let owed = tx.owed_refunds(chain_id, address).await?;
         let from = tx.cursor(chain_id, address, Stream::Refunds).await?;
         let clock = tx.clock().await?;
+        let said = tx.actions(Action::RefundOverdue).await?;
         drop(tx);
         let (false, Some(from)) = (owed.is_empty(), from) else { return Ok(false) };
-        self.say_overdue(&owed, clock).await?;
+        let is_said = |refund: &Refund| {
+            said.iter().any(|record| record.settlement == Some(refund.settlement))
+        };
+        let is_late = |refund: &Refund| clock - refund.requested_at > OVERDUE;
+        for refund in owed.iter().filter(|refund| is_late(refund) && !is_said(refund)) {
+            self.say_overdue(refund).await?;
+        }
         let node = self.chain.pinned().await?;
         let finalized = node.head(BlockTag::Finalized).await?.number();
         if from > finalized {
@@ -181,21 +188,13 @@ impl Reconciler {
     }
 
     /// Calls a human, once per refund.
-    async fn say_overdue(
-        &self,
-        owed: &[Refund],
-        clock: DateTime<Utc>,
-    ) -> Result<(), ReconcilerError> {
-        let late = |refund: &&Refund| clock - refund.requested_at > OVERDUE;
-        for refund in owed.iter().filter(late) {
-            let place = Some((refund.chain_id, refund.splitter));
-            let detail = json!({"refund": refund.id, "requested_at": refund.requested_at});
-            let mut tx = self.ledger.begin().await?;
-            tx.hold_lease(&self.lease).await?;
-            let settlement = Some(refund.settlement);
-            if !tx.log_action(Action::RefundOverdue, place, settlement, &detail).await? {
-                continue;
-            }
+    async fn say_overdue(&self, refund: &Refund) -> Result<(), ReconcilerError> {
+        let place = Some((refund.chain_id, refund.splitter));
+        let detail = json!({"refund": refund.id, "requested_at": refund.requested_at});
+        let mut tx = self.ledger.begin().await?;
+        tx.hold_lease(&self.lease).await?;
+        let settlement = Some(refund.settlement);
+        if tx.log_action(Action::RefundOverdue, place, settlement, &detail).await? {
             tx.commit(Point::Refund).await?;
             tracing::error!(
                 refund = %refund.id, payment = %refund.settlement,

@@ -65,13 +65,14 @@ struct Balances {
 
 /// The first day of a month.
 fn month(text: &str) -> Result<NaiveDate, String> {
-    let is_plain =
-        text.len() == 7 && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
-    let parsed = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d");
-    match parsed {
-        Ok(day) if is_plain => Ok(day),
-        _ => Err("not a month such as 2026-11".to_owned()),
-    }
+    let is_plain = text.split_once('-').is_some_and(|(year, month)| {
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        (year.len(), month.len()) == (4, 2) && digits(year) && digits(month)
+    });
+    NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d")
+        .ok()
+        .filter(|_| is_plain)
+        .ok_or_else(|| "not a month such as 2026-11".to_owned())
 }
 
 /// The second in which a day begins.

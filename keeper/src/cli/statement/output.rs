@@ -34,12 +34,8 @@ const COLUMNS: [&str; 18] = [
 
 /// Where a statement goes.
 pub(super) enum Output {
-    /// For people, per Splitter.
-    Table {
-        /// What is kept back until the sums are known.
-        splits: Table,
-        others: Table,
-    },
+    /// For people, per Splitter: splits, and whatever else moved.
+    Table(Box<[Table; 2]>),
     /// Everything at its end.
     Json {
         provider: Address,
@@ -64,7 +60,7 @@ fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-fn tables() -> (Table, Table) {
+fn tables() -> [Table; 2] {
     let splits = [
         "split at",
         "transaction",
@@ -76,7 +72,7 @@ fn tables() -> (Table, Table) {
         "fee wei",
     ];
     let others = ["at", "what", "transaction", "USDC"];
-    (table(&splits, &[3, 4, 5, 6, 7]), table(&others, &[3]))
+    [table(&splits, &[3, 4, 5, 6, 7]), table(&others, &[3])]
 }
 
 impl Output {
@@ -84,8 +80,7 @@ impl Output {
         Ok(match form {
             Form::Table => {
                 println!("provider {provider}, {month}");
-                let (splits, others) = tables();
-                Self::Table { splits, others }
+                Self::Table(Box::new(tables()))
             }
             Form::Json => Self::Json {
                 provider,
@@ -103,7 +98,7 @@ impl Output {
 
     /// A Splitter.
     pub(super) fn begin(&mut self, scope: &StatementScope) -> Result<(), Exit> {
-        if matches!(self, Self::Table { .. }) {
+        if matches!(self, Self::Table(_)) {
             println!(
                 "Splitter {} on chain {}, as booked before block {}",
                 scope.splitter, scope.chain_id, scope.end
@@ -115,7 +110,7 @@ impl Output {
     /// One line of it.
     pub(super) fn line(&mut self, scope: &StatementScope, line: Line<'_>) -> Result<(), Exit> {
         match self {
-            Self::Table { splits, others } => row(splits, others, &line),
+            Self::Table(tables) => row(tables, &line),
             Self::Json { lines, .. } => collect(lines, &line),
             Self::Csv(writer) => {
                 writer.write_record(record(scope, &line))?;
@@ -132,10 +127,9 @@ impl Output {
         balances: &Balances,
     ) -> Result<(), Exit> {
         match self {
-            Self::Table { splits, others } => {
-                let (no_splits, no_others) = tables();
-                println!("{}", std::mem::replace(splits, no_splits));
-                let others = std::mem::replace(others, no_others);
+            Self::Table(shown) => {
+                let [splits, others] = std::mem::replace(shown.as_mut(), tables());
+                println!("{splits}");
                 if !others.is_empty() {
                     println!("{others}");
                 }
@@ -179,7 +173,7 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 /// A payment stands below its split.
-fn row(splits: &mut Table, others: &mut Table, line: &Line<'_>) {
+fn row([splits, others]: &mut [Table; 2], line: &Line<'_>) {
     match line {
         Line::Split(split) => {
             splits.add_row([
