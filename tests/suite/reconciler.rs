@@ -94,11 +94,8 @@ async fn age(database: &str) {
 #[tokio::test]
 async fn a_payment_is_confirmed_by_its_receipt() {
     let stack = stack("receipt", StackOptions::default()).await;
-    let proxy = RpcProxy::start(stack.anvil.url()).await.unwrap();
     let database = stack.sqlite();
-    let through_proxy = |config: String| config.replace(stack.anvil.url(), proxy.url());
-    let mut daemon = stack.spawn(&keeper(), &database, &[], through_proxy).await.unwrap();
-    daemon.ready().await.unwrap();
+    let daemon = stack.daemon(&keeper(), &database).await.unwrap();
     let draft = draft(&stack).await;
     let paid = invoke(&daemon.url, &call("receipt-1"), Some(&draft.header())).await;
     assert_eq!(paid.status, 200, "{paid:?}");

@@ -4,6 +4,7 @@ mod books;
 mod identities;
 mod opening;
 mod outbox;
+mod reversals;
 
 use crate::support::{Draft, HERE, new_settlement, postgres};
 use alloy::{
