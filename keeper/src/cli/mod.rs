@@ -7,6 +7,7 @@ mod db;
 mod demo;
 mod leader;
 mod pay;
+mod progress;
 mod reconcile;
 mod run;
 mod tx;

@@ -10,6 +10,7 @@
 mod audit_log;
 mod closures;
 mod columns;
+mod comparison;
 mod connect;
 mod contention;
 mod deliveries;
@@ -30,10 +31,13 @@ mod signal;
 mod signers;
 mod splitter_logs;
 mod steps;
+mod sums;
 mod totals;
+mod verdict;
 
 pub use audit_log::{Action, ActionRecord};
 pub use closures::{Closure, ClosureReason};
+pub use comparison::{Finding, Scope, VerdictCount};
 pub use connect::Ledger;
 pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
@@ -52,7 +56,9 @@ pub use settlements::{
 };
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use sums::{AccountSums, CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
+pub use verdict::Verdict;
 
 use crate::lifecycle::IllegalStep;
 
