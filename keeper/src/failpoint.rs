@@ -80,6 +80,8 @@ pub enum Point {
     Quarantine,
     /// Commit: the newest final block is remembered.
     Finality,
+    /// Commit: payments are rebuilt from the chain.
+    Rebuild,
 }
 
 words!(Point {
@@ -118,6 +120,7 @@ words!(Point {
     Order => "order",
     Quarantine => "quarantine",
     Finality => "finality",
+    Rebuild => "rebuild",
 });
 
 impl Point {

@@ -8,6 +8,7 @@ mod demo;
 mod leader;
 mod pay;
 mod progress;
+mod rebuild;
 mod reconcile;
 mod run;
 mod tx;
@@ -37,6 +38,8 @@ enum Command {
     Run(run::Run),
     /// Compare ledger, chain and contracts; exits 1 on any difference.
     Reconcile(reconcile::Reconcile),
+    /// Recreate the ledger from the chain, in an empty database.
+    Rebuild(rebuild::RebuildCommand),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Work on the database.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Rebuild(rebuild) => rebuild.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,

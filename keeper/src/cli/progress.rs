@@ -27,8 +27,12 @@ impl Progress {
         bar.set_style(ProgressStyle::with_template(
             "{msg} {wide_bar} {pos}/{len} blocks, {eta} left",
         )?);
-        bar.set_message("reading the chain");
         Ok(Self { bar, first })
+    }
+
+    /// What is being done.
+    pub(super) fn says(&self, what: &'static str) {
+        self.bar.set_message(what);
     }
 
     /// Everything up to a block is done.

@@ -89,6 +89,7 @@ impl Reconcile {
             true => Progress::over(&station.chain, record.first_block).await?,
             false => Progress::none(),
         };
+        progress.says("reading the chain");
         let seen = |block| progress.reached(block);
         Ok(report(ledger, &station.chain, record, &options, &seen).await?)
     }

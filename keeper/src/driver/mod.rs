@@ -11,6 +11,9 @@
 mod registration;
 mod shares;
 
+pub(crate) use registration::terms_at;
+pub(crate) use shares::allocate;
+
 use crate::{
     chain::Heads,
     failpoint::Point,
@@ -22,9 +25,8 @@ use crate::{
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
 };
 use alloy::primitives::{Address, B256, U256};
-use registration::{is_as_sold, terms_at};
+use registration::is_as_sold;
 use serde_json::json;
-use shares::allocate;
 use std::{collections::BTreeMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 

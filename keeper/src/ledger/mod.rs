@@ -26,6 +26,7 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod rebuilt;
 mod settlements;
 mod signal;
 mod signers;
@@ -51,6 +52,7 @@ pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
+pub use rebuilt::RebuiltSettlement;
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
