@@ -60,6 +60,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         Point::Order => (&[Ordered], 1),
         // It begins, and is over.
         Point::Quarantine => (&[Quarantined], 2),
+        // No daemon: rebuild.rs crashes there.
+        Point::Rebuild => (&[], 0),
     }
 }
 
@@ -111,10 +113,13 @@ fn sample() -> Vec<Case> {
 fn every_day_every_point_is_crashed_at() {
     let cases = sample();
     for &point in Point::ALL {
+        let (scenes, most) = scenes(point);
+        if scenes.is_empty() {
+            continue;
+        }
         for when in SIDES {
             assert!(cases.iter().any(|case| case.point == point && case.when == when), "{point}");
         }
-        let most = scenes(point).1;
         assert!(cases.iter().any(|case| case.point == point && case.n == most), "{point}");
     }
     let mut tally = std::collections::BTreeMap::new();

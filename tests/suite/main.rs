@@ -23,6 +23,8 @@ mod kms;
 mod ledger;
 mod orders;
 mod quarantine;
+mod rebuild;
+mod reconcile;
 mod reorg;
 mod reorgs;
 mod replacement;
