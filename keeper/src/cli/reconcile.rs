@@ -13,6 +13,9 @@ use crate::{
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use std::io::{self, BufWriter, Write};
 
+/// Blocks that the mirror may be behind the head before somebody is told.
+const BEHIND: u64 = 30;
+
 /// Compare ledger, chain and contracts; exits 1 on any difference.
 #[derive(Debug, clap::Args)]
 pub(super) struct Reconcile {
@@ -57,7 +60,7 @@ impl Reconcile {
             return Err(error.into());
         }
         for report in &reports {
-            if report.behind() > report.sums.block.abs_diff(report.mirrored).saturating_add(30) {
+            if report.behind() > BEHIND {
                 eprintln!(
                     "keeper: the ledger has not seen the last {} blocks of Splitter {}; let a \
                      daemon run, or compare with --deep",
