@@ -210,10 +210,9 @@ macro_rules! verdicts {
                     CAST(NULL AS BIGINT) AS found_micro, e.tx_hash, e.log_index, e.block_number,
                     CAST(NULL AS TEXT) AS record_tx_hash, CAST(NULL AS TEXT) AS split_tx_hash
                 FROM logs e
-                LEFT JOIN booked b ON b.tx_hash = e.tx_hash AND b.log_index = e.log_index
-                WHERE b.tx_hash IS NULL AND e.block_number <= $3
-                AND NOT EXISTS (SELECT 1 FROM booked m
-                    WHERE m.tx_hash = e.tx_hash AND m.block_hash <> e.block_hash)
+                WHERE e.block_number <= $3 AND NOT EXISTS (SELECT 1 FROM booked b
+                    WHERE b.tx_hash = e.tx_hash
+                    AND (b.log_index = e.log_index OR b.block_hash <> e.block_hash))
             ), unseen AS (
                 SELECT 'booked_unseen' AS verdict, b.settlement_id, CAST(NULL AS TEXT) AS payer,
                     CAST(NULL AS TEXT) AS eip3009_nonce,
@@ -222,11 +221,10 @@ macro_rules! verdicts {
                     b.tx_hash, b.log_index, b.block_number, CAST(NULL AS TEXT) AS record_tx_hash,
                     CAST(NULL AS TEXT) AS split_tx_hash
                 FROM booked b
-                LEFT JOIN logs e ON e.tx_hash = b.tx_hash AND e.log_index = b.log_index
-                WHERE e.tx_hash IS NULL AND b.block_number <= $3
-                AND NOT EXISTS (SELECT 1 FROM logs m
-                    WHERE m.tx_hash = b.tx_hash AND m.block_hash <> b.block_hash)
-            ), verdicts AS (
+                WHERE b.block_number <= $3 AND NOT EXISTS (SELECT 1 FROM logs e
+                    WHERE e.tx_hash = b.tx_hash
+                    AND (e.log_index = b.log_index OR e.block_hash <> b.block_hash))
+            ), verdicts AS MATERIALIZED (
                 SELECT * FROM payments WHERE verdict IS NOT NULL
                 UNION ALL SELECT * FROM inflows
                 UNION ALL SELECT * FROM records WHERE verdict IS NOT NULL
@@ -279,11 +277,12 @@ pub struct Finding {
     pub split_tx_hash: Option<String>,
 }
 
+/// A finding, or, with a number, the sum of a verdict.
 #[derive(sqlx::FromRow)]
-struct CountRow {
-    verdict: String,
-    number: i64,
-    micro: i64,
+struct SumRow {
+    #[sqlx(flatten)]
+    finding: FindingRow,
+    number: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -359,41 +358,43 @@ impl Tx {
         Ok(())
     }
 
-    /// How many payments, logs and journals there are of each verdict.
-    pub async fn verdict_counts(&mut self, scope: &Scope) -> Result<Vec<VerdictCount>> {
-        const SELECT: &str = verdicts!(
-            "SELECT verdict, count(*) AS number,
-                CAST(coalesce(sum(amount_micro), 0) AS BIGINT) AS micro
-            FROM verdicts GROUP BY verdict ORDER BY verdict"
-        );
-        let (chain, splitter, up_to, asset) = scope.binds()?;
-        let rows = fetch_all!(self, CountRow, SELECT, chain, splitter, up_to, asset)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(VerdictCount {
-                    verdict: verdict(&row.verdict)?,
-                    count: unsigned("count", row.number)?,
-                    micro: unsigned("sum", row.micro)?,
-                })
-            })
-            .collect()
-    }
-
-    /// The first findings of each verdict, in chain order; what matches is none.
-    pub async fn findings(&mut self, scope: &Scope, limit: u64) -> Result<Vec<Finding>> {
+    /// How many payments, logs and journals there are of each verdict, and the first findings of
+    /// each, in chain order; what matches is none.
+    pub async fn verdicts(
+        &mut self,
+        scope: &Scope,
+        limit: u64,
+    ) -> Result<(Vec<VerdictCount>, Vec<Finding>)> {
         const SELECT: &str = verdicts!(
             "SELECT verdict, settlement_id, payer, eip3009_nonce, splitter_capability_id,
                 amount_micro, found_micro, tx_hash, log_index, block_number, record_tx_hash,
-                split_tx_hash
+                split_tx_hash, CAST(NULL AS BIGINT) AS number, place
             FROM (SELECT v.*, row_number() OVER (
                     PARTITION BY verdict ORDER BY block_number, log_index, settlement_id) AS place
                 FROM verdicts v WHERE verdict <> 'matched') ranked
-            WHERE place <= $5 ORDER BY verdict, place"
+            WHERE place <= $5
+            UNION ALL
+            SELECT verdict, NULL, NULL, NULL, NULL,
+                CAST(coalesce(sum(amount_micro), 0) AS BIGINT), NULL, NULL, NULL, NULL, NULL, NULL,
+                count(*), 0
+            FROM verdicts GROUP BY verdict
+            ORDER BY verdict, place"
         );
         let (chain, splitter, up_to, asset) = scope.binds()?;
         let limit = bigint("limit", limit)?;
-        let rows = fetch_all!(self, FindingRow, SELECT, chain, splitter, up_to, asset, limit)?;
-        rows.into_iter().map(Finding::try_from).collect()
+        let rows = fetch_all!(self, SumRow, SELECT, chain, splitter, up_to, asset, limit)?;
+        let (mut counts, mut findings) = (Vec::new(), Vec::new());
+        for SumRow { finding, number } in rows {
+            match number {
+                Some(number) => counts.push(VerdictCount {
+                    verdict: verdict(&finding.verdict)?,
+                    count: unsigned("count", number)?,
+                    micro: unsigned("sum", finding.amount_micro.unwrap_or_default())?,
+                }),
+                None => findings.push(Finding::try_from(finding)?),
+            }
+        }
+        Ok((counts, findings))
     }
 
     /// Every payment and every finding, one after the other: there may be more than fit into

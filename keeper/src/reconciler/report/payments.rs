@@ -178,17 +178,13 @@ impl Ingested {
         let overdue = mirrored.saturating_sub(options.confirmations.saturating_add(PATIENCE));
         let up_to = booked.saturating_sub(1).max(overdue).min(mirrored);
         let scope = Scope { chain_id, splitter: address, asset, up_to };
+        let (parts, findings) = tx.verdicts(&scope, options.limit).await?;
         let mut counts = BTreeMap::<_, (u64, u64)>::new();
-        for part in tx.verdict_counts(&scope).await? {
+        for part in parts {
             let sum = counts.entry(Category::of(part.verdict)).or_default();
             sum.0 = sum.0.saturating_add(part.count);
             sum.1 = sum.1.saturating_add(part.micro);
         }
-        let listed = counts.keys().any(|category| *category != Category::Matched);
-        let findings = match listed && options.limit > 0 {
-            true => tx.findings(&scope, options.limit).await?,
-            false => Vec::new(),
-        };
         let capabilities = tx.capability_sums(&scope).await?;
         let sum = |pick: fn(&CapabilitySums) -> u64| {
             capabilities.iter().map(pick).fold(0, u64::saturating_add)
