@@ -24,7 +24,10 @@ use alloy::primitives::{Address, B256, U256};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 
 /// Blocks of the mirror that are looked at at once.
 const RANGE: u64 = 2_000;
@@ -221,11 +224,13 @@ impl Rebuild {
         position: (u64, u64),
     ) -> Result<Option<SplitTerms>, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        if !state.registrations.contains_key(&capability) {
-            let logs = tx.registrations_of(chain_id, address, capability).await?;
-            state.registrations.insert(capability, logs);
-        }
-        Ok(state.registrations.get(&capability).and_then(|logs| terms_at(logs, position)))
+        let logs = match state.registrations.entry(capability) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(tx.registrations_of(chain_id, address, capability).await?)
+            }
+        };
+        Ok(terms_at(logs, position))
     }
 
     /// What some logs did with the payments that are entered.
