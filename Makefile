@@ -32,7 +32,7 @@ test: $(TOOLS)
 test-deep: $(TOOLS)
 	$(FORGE) build
 	cargo build --locked $(FEATURES)
-	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind
+	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind reconcile::deep
 	KEEPER_HISTORIES=2000000 cargo test --locked $(FEATURES) -p keeper --lib histories
 
 # What the keeper can do on this machine: target/bench/report.json and report.md. The production build,

@@ -90,6 +90,8 @@ pub enum Point {
     Hold,
     /// Commit: what was found about token, clock, endpoints and blocks that were read again.
     Watch,
+    /// Commit: payments are rebuilt from the chain.
+    Rebuild,
 }
 
 words!(Point {
@@ -133,6 +135,7 @@ words!(Point {
     Refund => "refund",
     Hold => "hold",
     Watch => "watch",
+    Rebuild => "rebuild",
 });
 
 impl Point {

@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
 pub mod outbox;
+pub mod rebuild;
 pub mod reconciler;
 pub mod signer;
 pub mod splitter;

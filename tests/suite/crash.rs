@@ -67,6 +67,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         // It is asked for, and paid.
         Point::Refund => (&[Refunded], 2),
         Point::Hold => (&[Refunded], 1),
+        // No daemon: rebuild.rs crashes there.
+        Point::Rebuild => (&[], 0),
     }
 }
 
@@ -118,10 +120,13 @@ fn sample() -> Vec<Case> {
 fn every_day_every_point_is_crashed_at() {
     let cases = sample();
     for &point in Point::ALL {
+        let (scenes, most) = scenes(point);
+        if scenes.is_empty() {
+            continue;
+        }
         for when in SIDES {
             assert!(cases.iter().any(|case| case.point == point && case.when == when), "{point}");
         }
-        let most = scenes(point).1;
         assert!(cases.iter().any(|case| case.point == point && case.n == most), "{point}");
     }
     let mut tally = std::collections::BTreeMap::new();

@@ -27,6 +27,8 @@ mod ledger;
 mod lookout;
 mod orders;
 mod quarantine;
+mod rebuild;
+mod reconcile;
 mod reconciler;
 mod refunds;
 mod reorg;

@@ -101,6 +101,29 @@ pub(crate) async fn postgres() -> String {
     url
 }
 
+/// A copy of a database that nobody has open, on the same server or beside the same file.
+pub(crate) async fn copy_of(database: &str) -> String {
+    if let Some(path) = database.strip_prefix("sqlite:") {
+        let copy = format!("{path}.{}", unique("copy"));
+        for part in ["", "-wal", "-shm"] {
+            if Path::new(&format!("{path}{part}")).exists() {
+                std::fs::copy(format!("{path}{part}"), format!("{copy}{part}")).unwrap();
+            }
+        }
+        return format!("sqlite:{copy}");
+    }
+    let (base, name) = database.rsplit_once('/').unwrap();
+    let copy = unique("copy");
+    let pool = sqlx::PgPool::connect(&format!("{base}/postgres")).await.unwrap();
+    // A connection that was just closed counts for a moment longer.
+    eventually("the database is copied", || async {
+        let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
+        sqlx::query(sqlx::AssertSqlSafe(create)).execute(&pool).await.is_ok()
+    })
+    .await;
+    format!("{base}/{copy}")
+}
+
 /// A PostgreSQL database that was used before, without anything in it.
 pub(crate) async fn on_a_fresh_schema(url: &str) -> String {
     tamper(url, "DROP SCHEMA IF EXISTS jecp CASCADE").await.unwrap();

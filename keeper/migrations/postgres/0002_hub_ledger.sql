@@ -95,6 +95,9 @@ ALTER TABLE cursors DROP CONSTRAINT cursors_stream_check;
 ALTER TABLE cursors ADD CONSTRAINT cursors_stream_check
     CHECK (stream IN ('mirror', 'journal', 'evidence', 'verified', 'refunds'));
 
+-- The pull of a payment is looked for by its authorization.
+CREATE INDEX x402_pull_events_payment ON x402_pull_events (eip3009_nonce, payer);
+
 -- ------------------------------------------------------------------------------ refunds
 
 -- The hub gives back what an agent paid for nothing (S06 4.5). Paid by the treasury's Safe, never by

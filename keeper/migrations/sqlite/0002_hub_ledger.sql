@@ -106,6 +106,9 @@ INSERT INTO cursors_of_five SELECT * FROM cursors;
 DROP TABLE cursors;
 ALTER TABLE cursors_of_five RENAME TO cursors;
 
+-- The pull of a payment is looked for by its authorization.
+CREATE INDEX x402_pull_events_payment ON x402_pull_events (eip3009_nonce, payer);
+
 -- ------------------------------------------------------------------------------ refunds
 
 -- The hub gives back what an agent paid for nothing (S06 4.5). Paid by the treasury's Safe, never by

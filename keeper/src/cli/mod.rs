@@ -8,6 +8,8 @@ mod demo;
 mod flags;
 mod leader;
 mod pay;
+mod progress;
+mod rebuild;
 mod reconcile;
 mod refund;
 mod replay;
@@ -42,6 +44,8 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     /// Have the ledger look again at a log, or at a range of blocks.
     Replay(replay::Replay),
+    /// Recreate the ledger from the chain, in an empty database.
+    Rebuild(rebuild::RebuildCommand),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Show and move the switches, and what closes the intake.
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Replay(replay) => replay.execute().await,
+            Command::Rebuild(rebuild) => rebuild.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Flags(flags) => flags.execute().await,
             Command::Refund(refund) => refund.execute().await,

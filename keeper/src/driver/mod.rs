@@ -12,6 +12,9 @@ mod registration;
 mod shares;
 mod timing;
 
+pub(crate) use registration::terms_at;
+pub(crate) use shares::allocate;
+
 use crate::{
     chain::Heads,
     failpoint::Point,
@@ -23,9 +26,8 @@ use crate::{
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
 };
 use alloy::primitives::{Address, B256, U256};
-use registration::{is_as_sold, terms_at};
+use registration::is_as_sold;
 use serde_json::json;
-use shares::allocate;
 use std::{collections::BTreeMap, time::Duration};
 use timing::{Findings, Stage};
 use tokio_util::sync::CancellationToken;

@@ -7,7 +7,7 @@ use crate::{
 
 /// The terms on which a split at this position divides. A deactivation splits on the terms that it
 /// ends.
-pub(super) fn terms_at(logs: &[SplitterLog], position: (u64, u64)) -> Option<SplitTerms> {
+pub(crate) fn terms_at(logs: &[SplitterLog], position: (u64, u64)) -> Option<SplitTerms> {
     logs.iter()
         .filter(|log| log.at.position() < position)
         .filter_map(|log| match log.event {

@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 /// The contract rounds once per split. Each settlement first gets the floor of its proportion; the
 /// few units left over go to the settlements in order, provider first. So every settlement's shares
 /// sum to its amount and every party's to what it was paid, to the micro-USDC.
-pub(super) fn allocate(split: &SplitterEvent, amounts: &[MicroUsdc]) -> Option<Vec<Shares>> {
+pub(crate) fn allocate(split: &SplitterEvent, amounts: &[MicroUsdc]) -> Option<Vec<Shares>> {
     let SplitterEvent::PaymentSplit { amount, provider_amount, hub_amount, reserve_amount, .. } =
         *split
     else {

@@ -5,6 +5,7 @@
 
 mod attribution;
 mod authorization;
+mod pulled;
 mod token;
 
 pub use attribution::{Inflow, inflows};
@@ -12,4 +13,5 @@ pub use authorization::{
     Authorization, MIN_REMAINING_SECONDS, PULL_CALL_BYTES, Terms, Unverified, Verified, domain,
     sign,
 };
+pub use pulled::{PullCall, read_pull_call};
 pub use token::FiatToken;

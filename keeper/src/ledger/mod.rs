@@ -11,6 +11,7 @@ mod audit_log;
 mod capability_holds;
 mod closures;
 mod columns;
+mod comparison;
 mod connect;
 mod contention;
 mod deliveries;
@@ -26,6 +27,7 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod rebuilt;
 mod refund_steps;
 mod refunds;
 mod rereads;
@@ -38,11 +40,14 @@ mod splitter_logs;
 mod standing;
 mod statements;
 mod steps;
+mod sums;
 mod totals;
+mod verdict;
 
 pub use audit_log::{Action, ActionRecord};
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
 pub use closures::{Closure, ClosureReason};
+pub use comparison::{Finding, Scope, VerdictCount};
 pub use connect::Ledger;
 pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
@@ -56,6 +61,7 @@ pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
+pub use rebuilt::RebuiltSettlement;
 pub use refunds::{Refund, RefundQuery, Requested};
 pub use rereads::Reread;
 pub use settlements::{
@@ -68,7 +74,9 @@ pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use statements::{
     EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
 };
+pub use sums::{AccountSums, CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
+pub use verdict::Verdict;
 
 use crate::lifecycle::IllegalStep;
 

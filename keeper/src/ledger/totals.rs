@@ -124,26 +124,37 @@ impl Tx {
         Ok(())
     }
 
-    /// Sums over the settlements of a Splitter.
-    pub async fn totals(&mut self, chain_id: u64, splitter: Address) -> Result<LedgerTotals> {
+    /// Sums over the settlements of a Splitter; what happened after block `up_to` does not count.
+    pub async fn totals(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        up_to: u64,
+    ) -> Result<LedgerTotals> {
         // The casts undo PostgreSQL's NUMERIC of a sum over BIGINT; an overflow is an error there.
         const SELECT: &str = "SELECT
                 count(*) AS paid,
                 count(*) FILTER (WHERE status = 'chain_confirmed') AS confirmed,
-                count(*) FILTER (WHERE record_tx_hash IS NOT NULL) AS recorded,
-                count(*) FILTER (WHERE keeper_state = 'split') AS split,
+                count(*) FILTER (WHERE record_block_number <= $3) AS recorded,
+                count(*) FILTER (WHERE is_split) AS split,
                 CAST(coalesce(sum(amount_usdc_micro), 0) AS BIGINT) AS paid_micro,
-                CAST(coalesce(sum(amount_usdc_micro) FILTER (WHERE record_tx_hash IS NOT NULL), 0)
+                CAST(coalesce(sum(amount_usdc_micro) FILTER (WHERE record_block_number <= $3), 0)
                     AS BIGINT) AS recorded_micro,
-                CAST(coalesce(sum(amount_usdc_micro) FILTER (WHERE keeper_state = 'split'), 0)
+                CAST(coalesce(sum(amount_usdc_micro) FILTER (WHERE is_split), 0)
                     AS BIGINT) AS split_micro,
-                CAST(coalesce(sum(provider_share_micro), 0) AS BIGINT) AS provider_micro,
-                CAST(coalesce(sum(hub_share_micro), 0) AS BIGINT) AS hub_micro,
-                CAST(coalesce(sum(network_share_micro), 0) AS BIGINT) AS reserve_micro
-            FROM x402_settlements WHERE chain_id = $1 AND splitter = $2
+                CAST(coalesce(sum(provider_share_micro) FILTER (WHERE is_split), 0)
+                    AS BIGINT) AS provider_micro,
+                CAST(coalesce(sum(hub_share_micro) FILTER (WHERE is_split), 0)
+                    AS BIGINT) AS hub_micro,
+                CAST(coalesce(sum(network_share_micro) FILTER (WHERE is_split), 0)
+                    AS BIGINT) AS reserve_micro
+            FROM (SELECT *, keeper_state = 'split' AND split_block_number <= $3 AS is_split
+                FROM x402_settlements) s
+            WHERE chain_id = $1 AND splitter = $2 AND block_number <= $3
             AND status IN ('facilitator_attested', 'chain_confirmed')";
         let chain = bigint("chain id", chain_id)?;
-        let Some(row) = fetch_optional!(self, Row, SELECT, chain, hex(splitter))? else {
+        let up_to = bigint("block number", up_to)?;
+        let Some(row) = fetch_optional!(self, Row, SELECT, chain, hex(splitter), up_to)? else {
             return Ok(LedgerTotals::default());
         };
         let number = |value| super::columns::unsigned("totals", value);

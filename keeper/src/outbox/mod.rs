@@ -10,6 +10,8 @@ mod orders;
 mod plan;
 mod quarantine;
 
+pub(crate) use quarantine::seen_of;
+
 use crate::{
     chain::{Chain as Rpc, ChainError, Heads},
     ledger::{Flag, Lease, Ledger, LedgerError, SignerRole, Topic},

@@ -3,12 +3,13 @@
 
 use super::{Outbox, OutboxError, follow::NOOP_GAS};
 use crate::{
-    chain::{BlockTag, FinalBlock, Finality},
+    chain::{BlockTag, Chain, ChainError, FinalBlock, Finality},
     failpoint::Point,
     ledger::{Quarantine, SignerRecord},
     lifecycle::{Closed, certainly_free, knows_less},
     metrics::PAUSED,
 };
+use alloy::primitives::Address;
 
 impl Outbox {
     /// Takes the signer over. When the chain has seen more of it than the ledger, the ledger is an
@@ -36,12 +37,7 @@ impl Outbox {
 
     /// How many transactions of the signer any node has seen, mined or in its pool.
     async fn seen(&self) -> Result<u64, OutboxError> {
-        let mut seen = 0;
-        for tag in [BlockTag::Latest, BlockTag::Pending] {
-            let signer = self.signer.address();
-            seen = seen.max(self.chain.highest_transaction_count(signer, tag).await?);
-        }
-        Ok(seen)
+        Ok(seen_of(&self.chain, self.signer.address()).await?)
     }
 
     /// Occupies every account nonce that may be used, and lets work begin again once all of them
@@ -110,4 +106,13 @@ impl Outbox {
         tx.commit(Point::Finality).await?;
         Ok(())
     }
+}
+
+/// How many transactions of a key any node has seen, mined or in its pool.
+pub(crate) async fn seen_of(chain: &Chain, signer: Address) -> Result<u64, ChainError> {
+    let mut seen = 0;
+    for tag in [BlockTag::Latest, BlockTag::Pending] {
+        seen = seen.max(chain.highest_transaction_count(signer, tag).await?);
+    }
+    Ok(seen)
 }

@@ -8,7 +8,10 @@ mod check;
 mod refunds;
 mod report;
 
-pub use report::{Reconciliation, Row, reconcile};
+pub use report::{
+    CapabilityRow, Category, CategorySum, Line, Options, Reconciliation, Report, Row, each_line,
+    reconcile, report,
+};
 
 use crate::{
     chain::{BlockTag, Chain, ChainError, Head, Heads},
@@ -21,7 +24,7 @@ use crate::{
     lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent},
     metrics::ATTRIBUTION_DRIFT_TOTAL,
 };
-use alloy::primitives::U256;
+use alloy::primitives::{Address, U256};
 use check::Checked;
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
@@ -50,6 +53,15 @@ pub enum ReconcilerError {
     /// A sum does not fit.
     #[error("the sum of {0} overflows")]
     Overflow(&'static str),
+    /// There is nothing to compare with.
+    #[error("the ledger has read nothing of Splitter {0} yet; let a daemon run first")]
+    NoMirror(Address),
+    /// The mirror ends with a block that was replaced.
+    #[error(
+        "block {0}, with which the ledger's mirror of the chain ends, is another one on the chain; \
+         let a daemon run until it has followed, then try again"
+    )]
+    MirrorGone(u64),
 }
 
 impl ReconcilerError {
@@ -63,7 +75,7 @@ impl ReconcilerError {
         match self {
             Self::Unexplained(_) => true,
             Self::Ledger(error) => error.is_refusal(),
-            Self::Chain(_) | Self::Overflow(_) => false,
+            Self::Chain(_) | Self::Overflow(_) | Self::NoMirror(_) | Self::MirrorGone(_) => false,
         }
     }
 }

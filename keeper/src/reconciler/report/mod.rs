@@ -1,23 +1,27 @@
 //! The reconciliation: what the ledger says, what the chain's logs say, and what the contracts hold,
 //! side by side, at one block.
 
+mod category;
+mod deep;
+mod payments;
+
+pub use category::Category;
+pub use payments::{CapabilityRow, CategorySum, Line, Options, Report, each_line, report};
+
 use super::ReconcilerError;
 use crate::{
     chain::{BlockTag, Chain},
     eip3009::FiatToken,
-    ledger::{Account, Ledger, LedgerTotals, SplitterRecord},
-    splitter::{JecpSplitter, SplitterEvent},
+    ledger::{Ledger, LedgerTotals, Scope, SplitterRecord, Tx},
+    splitter::JecpSplitter,
 };
-use alloy::{
-    primitives::{B256, U256},
-    rpc::types::{Filter, Log},
-    sol_types::SolEvent,
-};
+use alloy::primitives::{B256, U256};
+use deep::Logs;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Most blocks asked for at once.
-const MAX_RANGE: u64 = 2_000;
+/// Beyond every block.
+const END: u64 = u64::MAX >> 1;
 
 /// One amount as up to four sources have it, in micro-USDC.
 #[derive(Debug, Clone, Serialize)]
@@ -28,7 +32,7 @@ pub struct Row {
     pub settlements_micro: Option<i128>,
     /// By the journal.
     pub journal_micro: Option<i128>,
-    /// By the chain's logs, read again from the first block on.
+    /// By the chain's logs: as the mirror has them, or read again from the first block on.
     pub logs_micro: Option<i128>,
     /// By the contracts' state.
     pub contract_micro: Option<i128>,
@@ -98,21 +102,86 @@ impl Reconciliation {
     }
 }
 
-/// Sums over the chain's logs.
-#[derive(Default)]
-struct Logs {
-    inflow: U256,
-    outflow: U256,
-    recorded: U256,
-    split: U256,
-    provider: U256,
-    hub: U256,
-    reserve: U256,
-    capabilities: BTreeSet<B256>,
+/// What the ledger says up to a block.
+struct Books {
+    totals: LedgerTotals,
+    /// Debits, credits and balance of each account.
+    accounts: BTreeMap<String, [i128; 3]>,
 }
 
-/// Compares one Splitter's ledger with the chain. Payments on their way show as drift; run it when
-/// none is, or look at the rows.
+impl Books {
+    /// Reversed journals and their reversals do not count.
+    async fn read(tx: &mut Tx, scope: &Scope) -> Result<Self, ReconcilerError> {
+        let Scope { chain_id, splitter, up_to, .. } = *scope;
+        let totals = tx.totals(chain_id, splitter, up_to).await?;
+        let mut accounts = BTreeMap::new();
+        for account in tx.accounts(chain_id, splitter).await? {
+            let sums = [account.debits.into(), account.credits.into(), account.balance.into()];
+            accounts.insert(account.code, sums);
+        }
+        for uncounted in tx.uncounted(scope).await? {
+            let sums: &mut [i128; 3] = accounts.entry(uncounted.code).or_default();
+            let less =
+                [uncounted.debits.into(), uncounted.credits.into(), uncounted.balance.into()];
+            for (sum, less) in sums.iter_mut().zip(less) {
+                *sum = sum.saturating_sub(less);
+            }
+        }
+        Ok(Self { totals, accounts })
+    }
+
+    fn sum(&self, prefix: &str, column: usize) -> Option<i128> {
+        let accounts = self.accounts.iter().filter(|(code, _)| code.starts_with(prefix));
+        Some(accounts.filter_map(|(_, sums)| sums.get(column)).sum())
+    }
+
+    fn debits(&self, prefix: &str) -> Option<i128> {
+        self.sum(prefix, 0)
+    }
+
+    fn credits(&self, prefix: &str) -> Option<i128> {
+        self.sum(prefix, 1)
+    }
+
+    fn balance(&self, prefix: &str) -> Option<i128> {
+        self.sum(prefix, 2)
+    }
+}
+
+/// What the contracts hold at a block.
+struct Contracts {
+    held: U256,
+    escrowed: U256,
+    accounted: BTreeMap<B256, U256>,
+}
+
+impl Contracts {
+    async fn read(
+        node: &Chain,
+        splitter: &SplitterRecord,
+        capabilities: &BTreeSet<B256>,
+        block: u64,
+    ) -> Result<Self, ReconcilerError> {
+        let SplitterRecord { address, asset, .. } = *splitter;
+        let block = BlockTag::Number(block);
+        let held = node.call(asset, &FiatToken::balanceOfCall { account: address }, block).await?;
+        let owed = node.call(address, &JecpSplitter::totalOwedCall {}, block).await?;
+        let mut accounted = BTreeMap::new();
+        for capability in capabilities {
+            let call = JecpSplitter::accountedBalanceCall { capabilityId: *capability };
+            accounted.insert(*capability, node.call(address, &call, block).await?);
+        }
+        let sum = accounted.values().fold(U256::ZERO, |sum, part| sum.saturating_add(*part));
+        Ok(Self { held, escrowed: owed.saturating_sub(sum), accounted })
+    }
+
+    fn accounted(&self) -> U256 {
+        self.accounted.values().fold(U256::ZERO, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+/// Compares one Splitter's ledger with the chain at its head; the chain's logs are read again.
+/// Payments on their way show as drift; run it when none is, or look at the rows.
 ///
 /// # Errors
 /// When ledger or chain cannot be read.
@@ -121,57 +190,53 @@ pub async fn reconcile(
     chain: &Chain,
     splitter: &SplitterRecord,
 ) -> Result<Reconciliation, ReconcilerError> {
-    let SplitterRecord { chain_id, address, asset, first_block, .. } = *splitter;
     let node = chain.pinned().await?;
-    let head = node.head(BlockTag::Latest).await?;
-    let block = BlockTag::Number(head.number());
-    let logs = read_logs(&node, splitter, first_block, head.number()).await?;
-    let held = node.call(asset, &FiatToken::balanceOfCall { account: address }, block).await?;
-    let owed = node.call(address, &JecpSplitter::totalOwedCall {}, block).await?;
-    let mut accounted = U256::ZERO;
-    for capability in &logs.capabilities {
-        let call = JecpSplitter::accountedBalanceCall { capabilityId: *capability };
-        accounted = accounted.saturating_add(node.call(address, &call, block).await?);
-    }
-
+    let head = node.head(BlockTag::Latest).await?.number();
+    let logs = deep::sums(&node, splitter, head).await?;
+    let contracts = Contracts::read(&node, splitter, &logs.capabilities, head).await?;
+    let SplitterRecord { chain_id, address, asset, .. } = *splitter;
     let mut tx = ledger.read().await?;
-    let totals = tx.totals(chain_id, address).await?;
-    let accounts = tx.accounts(chain_id, address).await?;
+    let scope = Scope { chain_id, splitter: address, asset, up_to: END };
+    let books = Books::read(&mut tx, &scope).await?;
     drop(tx);
-    let journal = |prefix: &str, pick: fn(&Account) -> i128| {
-        let accounts = accounts.iter().filter(|account| account.code.starts_with(prefix));
-        Some(accounts.map(pick).sum::<i128>())
-    };
-    let debits = |account: &Account| i128::from(account.debits);
-    let credits = |account: &Account| i128::from(account.credits);
-    let balance = |account: &Account| i128::from(account.balance);
+    side_by_side(splitter, head, &books, &logs, &contracts)
+}
+
+/// Every amount as each source has it.
+fn side_by_side(
+    splitter: &SplitterRecord,
+    block: u64,
+    books: &Books,
+    logs: &Logs,
+    contracts: &Contracts,
+) -> Result<Reconciliation, ReconcilerError> {
+    let totals = books.totals;
     let settlements = |micro: u64| Some(i128::from(micro));
     let chain = |what, value: U256| {
         i128::try_from(value).map(Some).map_err(|_| ReconcilerError::Overflow(what))
     };
-    let escrowed = owed.saturating_sub(accounted);
     let rows = vec![
         // Sums over everything that ever happened: with nothing booked they show it, where
         // balances would all be zero.
         Row {
-            journal_micro: journal("asset:splitter", debits),
+            journal_micro: books.debits("asset:splitter"),
             logs_micro: chain("came in", logs.inflow)?,
             ..Row::new("came in")
         },
         Row {
             settlements_micro: settlements(totals.paid_micro),
-            journal_micro: journal("clearing:", credits),
+            journal_micro: books.credits("clearing:"),
             ..Row::new("came in as payments")
         },
         Row {
             settlements_micro: settlements(totals.recorded_micro),
-            journal_micro: journal("accounted:", credits),
+            journal_micro: books.credits("accounted:"),
             logs_micro: chain("recorded", logs.recorded)?,
             ..Row::new("recorded")
         },
         Row {
             settlements_micro: settlements(totals.split_micro),
-            journal_micro: journal("accounted:", debits),
+            journal_micro: books.debits("accounted:"),
             logs_micro: chain("split", logs.split)?,
             ..Row::new("split")
         },
@@ -191,29 +256,29 @@ pub async fn reconcile(
             ..Row::new("split to the reserve")
         },
         Row {
-            journal_micro: journal("asset:splitter", credits),
+            journal_micro: books.credits("asset:splitter"),
             logs_micro: chain("went out", logs.outflow)?,
             ..Row::new("went out")
         },
         Row {
-            journal_micro: journal("asset:splitter", balance),
+            journal_micro: books.balance("asset:splitter"),
             logs_micro: chain("held", logs.inflow.saturating_sub(logs.outflow))?,
-            contract_micro: chain("held", held)?,
+            contract_micro: chain("held", contracts.held)?,
             ..Row::new("held by the Splitter")
         },
         Row {
-            journal_micro: journal("accounted:", balance),
+            journal_micro: books.balance("accounted:"),
             logs_micro: chain("accounted", logs.recorded.saturating_sub(logs.split))?,
-            contract_micro: chain("accounted", accounted)?,
+            contract_micro: chain("accounted", contracts.accounted())?,
             ..Row::new("recorded and not split")
         },
         Row {
-            journal_micro: journal("escrow:", balance),
-            contract_micro: chain("escrow", escrowed)?,
+            journal_micro: books.balance("escrow:"),
+            contract_micro: chain("escrow", contracts.escrowed)?,
             ..Row::new("in escrow")
         },
         Row {
-            journal_micro: journal("payable:", balance),
+            journal_micro: books.balance("payable:"),
             contract_micro: Some(0),
             ..Row::new("split and not paid out")
         },
@@ -221,70 +286,12 @@ pub async fn reconcile(
     let chain_drift_micro = rows.iter().map(Row::against_logs).sum();
     let ledger_drift_micro = rows.iter().map(Row::against_contracts).sum();
     Ok(Reconciliation {
-        chain_id,
-        splitter: address,
-        block: head.number(),
+        chain_id: splitter.chain_id,
+        splitter: splitter.address,
+        block,
         totals,
         rows,
         chain_drift_micro,
         ledger_drift_micro,
     })
-}
-
-async fn read_logs(
-    node: &Chain,
-    splitter: &SplitterRecord,
-    first: u64,
-    last: u64,
-) -> Result<Logs, ReconcilerError> {
-    let mut sums = Logs::default();
-    let transfers =
-        Filter::new().address(splitter.asset).event_signature(FiatToken::Transfer::SIGNATURE_HASH);
-    let mut from = first;
-    while from <= last {
-        let to = last.min(from.saturating_add(MAX_RANGE - 1));
-        let incoming = node.logs(&transfers.clone().topic2(splitter.address), from, to).await?;
-        let outgoing = node.logs(&transfers.clone().topic1(splitter.address), from, to).await?;
-        let own = node.logs(&Filter::new().address(splitter.address), from, to).await?;
-        sums.inflow = sums.inflow.saturating_add(transferred(&incoming));
-        sums.outflow = sums.outflow.saturating_add(transferred(&outgoing));
-        for event in own.iter().filter_map(|log| SplitterEvent::decode(&log.inner)) {
-            sums.add(&event);
-        }
-        from = to.saturating_add(1);
-    }
-    Ok(sums)
-}
-
-impl Logs {
-    fn add(&mut self, event: &SplitterEvent) {
-        match *event {
-            SplitterEvent::SettlementRecorded { capability_id, amount, .. } => {
-                self.recorded = self.recorded.saturating_add(amount);
-                self.capabilities.insert(capability_id);
-            }
-            SplitterEvent::PaymentSplit {
-                amount,
-                provider_amount,
-                hub_amount,
-                reserve_amount,
-                ..
-            } => {
-                self.split = self.split.saturating_add(amount);
-                self.provider = self.provider.saturating_add(provider_amount);
-                self.hub = self.hub.saturating_add(hub_amount);
-                self.reserve = self.reserve.saturating_add(reserve_amount);
-            }
-            SplitterEvent::CapabilityRegistered { .. }
-            | SplitterEvent::CapabilityDeactivated { .. }
-            | SplitterEvent::ProviderEscrowed { .. }
-            | SplitterEvent::ProviderWithdrew { .. } => {}
-        }
-    }
-}
-
-fn transferred(logs: &[Log]) -> U256 {
-    logs.iter()
-        .filter_map(|log| FiatToken::Transfer::decode_log(&log.inner).ok())
-        .fold(U256::ZERO, |sum, transfer| sum.saturating_add(transfer.value))
 }
