@@ -80,6 +80,10 @@ pub enum Point {
     Quarantine,
     /// Commit: the newest final block is remembered.
     Finality,
+    /// Commit: events get their positions, and a seal.
+    Seal,
+    /// Commit: an export is read into an empty database.
+    Import,
 }
 
 words!(Point {
@@ -118,6 +122,8 @@ words!(Point {
     Order => "order",
     Quarantine => "quarantine",
     Finality => "finality",
+    Seal => "seal",
+    Import => "import",
 });
 
 impl Point {

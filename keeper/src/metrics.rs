@@ -73,6 +73,8 @@ registry! {
         "What they may cost.";
     PAUSED: Gauge = "keeper_paused" ["signer", "reason"]
         "1 while a signer begins nothing new for this reason, 0 otherwise.";
+    SEALED_EVENTS: Gauge = "keeper_sealed_events" []
+        "Events under a seal.";
 }
 
 const fn count(labels: &[&str]) -> usize {

@@ -32,7 +32,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         | Point::BeginDelivery
         | Point::EndDelivery
         | Point::Confirm
-        | Point::Finality => (&[Plain, Replaced], 1),
+        | Point::Finality
+        | Point::Seal => (&[Plain, Replaced], 1),
         // Pull, record and split each pass these.
         Point::Book
         | Point::Plan

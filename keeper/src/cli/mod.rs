@@ -1,5 +1,6 @@
 //! The command line: composition of the rooms into programs.
 
+mod audit;
 mod boot;
 mod config;
 mod db;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Run),
     /// Compare ledger, chain and contracts; exits 1 on any difference.
     Reconcile(reconcile::Reconcile),
+    /// Recompute everything that the ledger says; exits 1 when something does not fit.
+    Audit(audit::Audit),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Work on the database.
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
+            Command::Audit(audit) => audit.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,

@@ -25,6 +25,8 @@ mod orders;
 mod outbox;
 mod outbox_view;
 mod query;
+mod scan;
+mod seals;
 mod settlements;
 mod signal;
 mod signers;
@@ -47,6 +49,8 @@ pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
+pub use scan::{AttemptRow, EventRow, SettlementRow};
+pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
