@@ -82,8 +82,6 @@ pub enum Point {
     Finality,
     /// Commit: events get their positions, and a seal.
     Seal,
-    /// Commit: an export is read into an empty database.
-    Import,
 }
 
 words!(Point {
@@ -123,7 +121,6 @@ words!(Point {
     Quarantine => "quarantine",
     Finality => "finality",
     Seal => "seal",
-    Import => "import",
 });
 
 impl Point {

@@ -9,6 +9,7 @@
 
 mod abi;
 mod accidents;
+mod audit;
 mod booked;
 mod boot;
 mod chain;

@@ -6,6 +6,8 @@ mod config;
 mod db;
 #[cfg(feature = "demo")]
 mod demo;
+mod export;
+mod import;
 mod leader;
 mod pay;
 mod reconcile;
@@ -39,6 +41,10 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     /// Recompute everything that the ledger says; exits 1 when something does not fit.
     Audit(audit::Audit),
+    /// Write the whole ledger as lines of JSON.
+    Export(export::Export),
+    /// Check an export, or make it a ledger again.
+    Import(import::Import),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Work on the database.
@@ -93,6 +99,8 @@ pub fn main() -> ExitCode {
             Command::Run(run) => run.execute().await,
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Audit(audit) => audit.execute().await,
+            Command::Export(export) => export.execute().await,
+            Command::Import(import) => import.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,

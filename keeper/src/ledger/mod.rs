@@ -8,14 +8,18 @@
 //! starts over from what it reads then.
 
 mod audit_log;
+mod catalog;
 mod closures;
 mod columns;
 mod connect;
 mod contention;
 mod deliveries;
 mod events;
+mod export;
 mod finality;
 mod flags;
+mod grants;
+mod import;
 mod intents;
 mod journal;
 mod leases;
@@ -33,14 +37,18 @@ mod signers;
 mod splitter_logs;
 mod steps;
 mod totals;
+mod trace;
 
 pub use audit_log::{Action, ActionRecord};
+pub use catalog::{Column, ColumnKind, Table};
 pub use closures::{Closure, ClosureReason};
 pub use connect::Ledger;
 pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
+pub use export::{ExportError, ExportFooter, ExportHeader};
 pub use flags::{Flag, FlagRecord};
+pub use import::ImportError;
 pub use intents::{Intent, NewIntent};
 pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;
@@ -57,6 +65,7 @@ pub use settlements::{
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
 pub use totals::{LedgerTotals, SplitterRecord};
+pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 
 use crate::lifecycle::IllegalStep;
 
@@ -69,6 +78,23 @@ pub enum LedgerError {
     /// The schema could not be brought up to date.
     #[error("database migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// A newer release was here.
+    #[error(
+        "the database has schema {found} and this release knows schema {ours} at most; run the newer \
+         release, or restore a backup from before it"
+    )]
+    NewerSchema {
+        /// The database's.
+        found: i64,
+        /// This release's.
+        ours: i64,
+    },
+    /// The schema is old, and the role is not its owner.
+    #[error(
+        "the schema is not up to date and this role may not change it; run `keeper db migrate` as the \
+         owner of the tables, then `keeper db grants`: {0}"
+    )]
+    MayNotMigrate(sqlx::Error),
     /// The URL names no database that the keeper can use.
     #[error("database url: {0}")]
     Url(String),

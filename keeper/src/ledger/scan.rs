@@ -101,6 +101,8 @@ macro_rules! scan {
     };
 }
 
+pub(super) use scan;
+
 impl Ledger {
     /// Connections that all see the same moment: as many as were asked for on PostgreSQL, one on
     /// SQLite.
