@@ -1,13 +1,19 @@
 //! `keeper audit` finds what was changed behind the keeper's back, and nothing else.
 
-mod ground;
+mod export;
+pub(crate) mod ground;
 mod seals;
 mod tampering;
+mod trace;
 
 use crate::support::{eventually, keeper};
 use ground::{Ground, audit, copy};
 use serde_json::Value;
 use std::fs;
+
+/// A total that no posting explains.
+const TOTAL: &str =
+    "UPDATE accounts SET debits_micro = debits_micro + 1 WHERE code = 'asset:splitter'";
 
 /// After real payments, and beside the daemon that made them, everything fits.
 #[tokio::test]
@@ -46,7 +52,7 @@ async fn without_a_chain_an_audit_is_incomplete() {
     assert_eq!(audited.report["verdict"], "incomplete");
     assert!(audited.stderr.contains("not everything could be looked at"), "{audited:?}");
     let broken = copy(&ground, "broken").await;
-    ground::force(&broken, "UPDATE accounts SET debits_micro = debits_micro + 1").await;
+    ground::force(&broken, TOTAL).await;
     assert_eq!(audit(&ground, &broken, &[]).await.code, 1, "broken goes before incomplete");
 }
 
@@ -54,7 +60,7 @@ async fn without_a_chain_an_audit_is_incomplete() {
 #[tokio::test]
 async fn an_audit_can_be_read() {
     let ground = Ground::start(ground::Kind::Sqlite).await;
-    ground::force(&ground.database, "UPDATE accounts SET credits_micro = credits_micro + 1").await;
+    ground::force(&ground.database, TOTAL).await;
     let output = tokio::process::Command::new(keeper())
         .args(["audit", "--config"])
         .arg(&ground.config)

@@ -29,6 +29,7 @@ mod reorgs;
 mod replacement;
 mod restart;
 mod rig;
+mod roles;
 mod scripts;
 mod send;
 mod signing;

@@ -71,10 +71,7 @@ impl Sealer {
                 SEALED_EVENTS.set(seal.to.saturating_add(1), []);
             }
             if let Some(seq) = sealed.broken.filter(|seq| known.insert(*seq)) {
-                tracing::error!(
-                    seq,
-                    "ALARM: an event is not what its hash says; it is not sealed"
-                );
+                tracing::error!(seq, "ALARM: an event is not what its hash says; it is not sealed");
             }
             *after = sealed.last_seq;
         }

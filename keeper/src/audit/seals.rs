@@ -1,10 +1,7 @@
 //! The seals, recomputed while the events go by.
 
 use super::report::Check;
-use crate::{
-    ledger::Seal,
-    lifecycle::SealHasher,
-};
+use crate::{ledger::Seal, lifecycle::SealHasher};
 use alloy::primitives::B256;
 use std::collections::BTreeMap;
 
@@ -42,7 +39,9 @@ impl Seals {
             if seal.from != expected {
                 roots.fail(
                     name(seal),
-                    format!("the seal before it ends elsewhere: position {expected} is not covered"),
+                    format!(
+                        "the seal before it ends elsewhere: position {expected} is not covered"
+                    ),
                 );
             }
             expected = seal.to.saturating_add(1);
@@ -63,10 +62,8 @@ impl Seals {
     fn open(&mut self) {
         let before = self.current.checked_sub(1).and_then(|before| self.seals.get(before));
         let previous = before.map_or(B256::ZERO, |seal| seal.root);
-        self.hasher = self
-            .seals
-            .get(self.current)
-            .map(|seal| SealHasher::new(previous, seal.from, seal.to));
+        self.hasher =
+            self.seals.get(self.current).map(|seal| SealHasher::new(previous, seal.from, seal.to));
     }
 
     /// An event goes by.

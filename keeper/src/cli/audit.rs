@@ -45,8 +45,9 @@ impl Audit {
         let mut unreachable = Vec::new();
         for settings in &config.splitter {
             match inspect(&config, settings).await {
-                Ok(station) => splitters
-                    .push(AuditedSplitter { chain: station.chain, record: station.record }),
+                Ok(station) => {
+                    splitters.push(AuditedSplitter { chain: station.chain, record: station.record })
+                }
                 Err(Obstacle::Wait(why) | Obstacle::Fatal(why) | Obstacle::TrustRoot(why)) => {
                     unreachable.push(why);
                 }

@@ -50,7 +50,8 @@ impl AdminToken {
         };
         let Some(given) = given else { return false };
         let given: [u8; 32] = Sha256::digest(given).into();
-        let differences = self.0.iter().zip(given).fold(0, |all, (mine, theirs)| all | (mine ^ theirs));
+        let differences =
+            self.0.iter().zip(given).fold(0, |all, (mine, theirs)| all | (mine ^ theirs));
         std::hint::black_box(differences) == 0
     }
 }

@@ -62,9 +62,10 @@ impl Tx {
         const INSERT: &str = "INSERT INTO audit_log
             (action, chain_id, splitter, settlement_id, detail, at) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (action, settlement_id) DO NOTHING";
-        let detail = String::from_utf8(serde_json_canonicalizer::to_vec(detail)?).map_err(|_| {
-            LedgerError::OutOfRange { what: "audit detail", value: "not UTF-8".to_owned() }
-        })?;
+        let detail =
+            String::from_utf8(serde_json_canonicalizer::to_vec(detail)?).map_err(|_| {
+                LedgerError::OutOfRange { what: "audit detail", value: "not UTF-8".to_owned() }
+            })?;
         let chain = splitter.map(|(chain_id, _)| bigint("chain id", chain_id)).transpose()?;
         let at = splitter.map(|(_, address)| hex(address));
         let settlement = settlement.map(|id| id.to_string());

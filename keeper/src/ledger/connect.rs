@@ -175,7 +175,8 @@ impl Ledger {
         let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool.clone().max_connections(1).connect_with(options.clone()).await?;
         if as_daemon {
-            const FOUND: &str = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
+            const FOUND: &str =
+                "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
             let exists: i64 = sqlx::query(FOUND).fetch_one(&writer).await?.try_get(0)?;
             let applied = match exists {
                 0 => Vec::new(),

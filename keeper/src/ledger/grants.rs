@@ -2,11 +2,14 @@
 
 use super::{Result, Tx, query::fetch_all};
 
+/// The mirror, which follows reorgs, and limits that an operator takes back.
+const DELETED: [&str; 4] =
+    ["x402_pull_events", "payout_events", "splitter_events", "spending_limits"];
+
 #[derive(sqlx::FromRow)]
 struct Relation {
     name: String,
     updated: bool,
-    deleted: bool,
     is_view: bool,
 }
 
@@ -23,8 +26,6 @@ impl Tx {
         const RELATIONS: &str = "SELECT CAST(c.relname AS TEXT) AS name,
                 NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid
                     AND t.tgname = c.relname || '_no_update') AS updated,
-                NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid
-                    AND t.tgname = c.relname || '_no_delete') AS deleted,
                 c.relkind = 'v' OR c.relname = '_sqlx_migrations' AS is_view
             FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
             WHERE s.nspname = 'jecp' AND c.relkind IN ('r', 'v') ORDER BY c.relname";
@@ -42,7 +43,8 @@ impl Tx {
             if !relation.is_view {
                 rights.push("INSERT");
                 rights.extend(relation.updated.then_some("UPDATE"));
-                rights.extend(relation.deleted.then_some("DELETE"));
+                let deleted = DELETED.contains(&relation.name.as_str());
+                rights.extend(deleted.then_some("DELETE"));
             }
             let (rights, name) = (rights.join(", "), quoted(&relation.name));
             statements.push(format!("GRANT {rights} ON jecp.{name} TO {role};"));

@@ -202,8 +202,7 @@ fn cells(table: &Table, row: &Map<String, Value>) -> Result<Vec<Cell>, String> {
 
 /// The statement that writes a row of a table.
 fn insert(table: &Table) -> String {
-    let names: Vec<_> =
-        table.columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
+    let names: Vec<_> = table.columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
     let places: Vec<_> = (1..=names.len()).map(|place| format!("${place}")).collect();
     let (names, places) = (names.join(", "), places.join(", "));
     format!("INSERT INTO \"{}\" ({names}) /* numbers */ VALUES ({places})", table.name)

@@ -109,10 +109,8 @@ impl Ledger {
     pub async fn snapshot(&self, lanes: usize) -> Result<Vec<Tx>> {
         const EXPORT: &str = "SELECT pg_export_snapshot() AS name";
         // Sorting and hashing millions of rows, and a lane that waits for another.
-        const SETTINGS: [&str; 2] = [
-            "SET LOCAL work_mem = '64MB'",
-            "SET LOCAL idle_in_transaction_session_timeout = 0",
-        ];
+        const SETTINGS: [&str; 2] =
+            ["SET LOCAL work_mem = '64MB'", "SET LOCAL idle_in_transaction_session_timeout = 0"];
         let mut first = self.read().await?;
         let Tx::Postgres(tx) = &mut first else { return Ok(vec![first]) };
         for setting in SETTINGS {
@@ -146,7 +144,8 @@ impl Tx {
         &mut self,
         mut each: impl FnMut(EventRow<'_>) -> Result<()>,
     ) -> Result<()> {
-        const SELECT: &str = "SELECT e.seq, p.position, e.settlement_id, e.n, e.kind, e.state, e.body,
+        const SELECT: &str =
+            "SELECT e.seq, p.position, e.settlement_id, e.n, e.kind, e.state, e.body,
                 e.prev_hash, e.hash
             FROM settlement_events e LEFT JOIN event_positions p ON p.seq = e.seq ORDER BY e.seq";
         scan!(self, SELECT, |row| each(EventRow {

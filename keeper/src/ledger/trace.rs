@@ -144,9 +144,8 @@ impl Tx {
             known.split.map(|split| bigint("log index", split.log_index)).transpose()?;
         let transactions =
             fetch_all!(self, TracedTransaction, TRANSACTIONS, &found.id, chain, &split_hash)?;
-        let journal = fetch_all!(
-            self, TracedLine, JOURNAL, &found.id, chain, &split_hash, split_index
-        )?;
+        let journal =
+            fetch_all!(self, TracedLine, JOURNAL, &found.id, chain, &split_hash, split_index)?;
         let events = self.events(id).await?;
         let mut before = trace_id;
         let events_follow = (0..).zip(&events).all(|(n, event)| {

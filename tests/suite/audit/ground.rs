@@ -57,7 +57,7 @@ impl Ground {
 }
 
 /// Waits until every event is under a seal.
-pub(super) async fn sealed(database: &str) {
+pub(crate) async fn sealed(database: &str) {
     eventually("every event is sealed", || async {
         let loose = texts(
             database,

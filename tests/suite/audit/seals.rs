@@ -11,9 +11,9 @@ async fn a_root_of_the_log_must_still_be_there() {
     drop(daemon);
     let root = texts(&ground.database, "SELECT min(root) FROM event_seals").await.remove(0);
     let logs = std::fs::read_dir(&ground.stack.folder).unwrap();
-    let logs = logs.map(|file| file.unwrap().path()).filter(|path| {
-        path.extension().is_some_and(|extension| extension == "log")
-    });
+    let logs = logs
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"));
     let logged: String = logs.map(|path| std::fs::read_to_string(path).unwrap()).collect();
     assert!(logged.contains(&root), "the log keeps it");
     let since = ["--since-root", root.as_str()];

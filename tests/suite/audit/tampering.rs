@@ -59,13 +59,11 @@ async fn tamperings(url: &str) -> Vec<Tampering> {
     let [a, b, _] = &payments[..] else { panic!("{payments:?}") };
     let of = |payment: &str| format!("x402_settlements {payment}");
     let event = one(url, "SELECT CAST(min(seq) AS TEXT) FROM settlement_events").await;
-    let last_of_a = format!(
-        "SELECT CAST(max(seq) AS TEXT) FROM settlement_events WHERE settlement_id = '{a}'"
-    );
+    let last_of_a =
+        format!("SELECT CAST(max(seq) AS TEXT) FROM settlement_events WHERE settlement_id = '{a}'");
     let last_of_a = one(url, &last_of_a).await;
-    let position = format!(
-        "SELECT CAST(position AS TEXT) FROM event_positions WHERE seq = {last_of_a}"
-    );
+    let position =
+        format!("SELECT CAST(position AS TEXT) FROM event_positions WHERE seq = {last_of_a}");
     let position = one(url, &position).await;
     let first_of_a = format!(
         "SELECT CAST(min(position) AS TEXT) FROM event_positions p JOIN settlement_events e
@@ -277,12 +275,7 @@ async fn tamperings(url: &str) -> Vec<Tampering> {
             "outbox.mined",
             "transactions ",
         ),
-        tampering(
-            "first seal",
-            "DELETE FROM event_seals WHERE from_position = 0",
-            "seals.",
-            "",
-        ),
+        tampering("first seal", "DELETE FROM event_seals WHERE from_position = 0", "seals.", ""),
         tampering(
             "root of a seal",
             format!("UPDATE event_seals SET root = '{other}' WHERE from_position = 0"),
