@@ -290,6 +290,8 @@ impl Tx {
         if !matches!(self, Self::Postgres(_)) {
             return Ok(());
         }
+        // What is to be checked at the end is checked now, or the tables could not be altered.
+        self.run("SET CONSTRAINTS ALL IMMEDIATE".to_owned()).await?;
         for table in tables {
             let name = &table.name;
             self.run(format!("ALTER TABLE \"{name}\" ENABLE TRIGGER USER")).await?;

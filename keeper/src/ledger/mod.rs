@@ -57,7 +57,7 @@ pub use orders::{Order, OrderAction, Outcome};
 pub use outbox::{Cost, Envelope, MinedCost, Outgoing, SignerRole, Unsigned, Work};
 pub use outbox_view::{AttemptView, TransactionQuery, TransactionView};
 pub use query::Tx;
-pub use scan::{AttemptRow, EventRow, SettlementRow};
+pub use scan::{AttemptRow, ConfirmedRow, EventRow, JournalRow, MoneyRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,

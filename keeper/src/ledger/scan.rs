@@ -4,6 +4,7 @@
 use super::{Ledger, LedgerError, Result, Tx};
 use futures::TryStreamExt;
 use sqlx::{FromRow, Row};
+use std::collections::HashSet;
 
 /// An event, its place in the order of all, and what was hashed.
 #[derive(Debug)]
@@ -68,6 +69,44 @@ pub struct SettlementRow<'r> {
     pub hub_share_micro: Option<i64>,
     pub network_share_micro: Option<i64>,
     pub delivery: Option<&'r str>,
+}
+
+/// A journal with what its postings sum up to; either may be missing.
+#[derive(Debug, FromRow)]
+#[expect(missing_docs, reason = "the names of the columns")]
+pub struct JournalRow<'r> {
+    pub id: Option<&'r str>,
+    pub journal_id: Option<&'r str>,
+    pub chain_id: Option<i64>,
+    pub splitter: Option<&'r str>,
+    pub kind: Option<&'r str>,
+    pub settlement_id: Option<&'r str>,
+    pub tx_hash: Option<&'r str>,
+    pub log_index: Option<i64>,
+    pub reverses: Option<&'r str>,
+    pub is_booked: bool,
+    pub debits: Option<i64>,
+    pub credits: Option<i64>,
+}
+
+/// A log of the mirror that moves money.
+#[derive(Debug, FromRow)]
+#[expect(missing_docs, reason = "the names of the columns")]
+pub struct MoneyRow<'r> {
+    pub chain_id: i64,
+    pub splitter: &'r str,
+    pub tx_hash: &'r str,
+    pub log_index: i64,
+    pub amount: i64,
+    pub class: &'r str,
+}
+
+/// A confirmed payment that must be booked.
+#[derive(Debug, FromRow)]
+#[expect(missing_docs, reason = "the names of the columns")]
+pub struct ConfirmedRow<'r> {
+    pub id: &'r str,
+    pub amount: i64,
 }
 
 /// A signed envelope, and the transaction that it is one of.
@@ -182,18 +221,88 @@ impl Tx {
         Ok(())
     }
 
-    /// Every envelope that was signed.
+    /// The bytes of every envelope that was signed, and the hash that they should have.
+    ///
+    /// # Errors
+    /// When the database cannot answer it.
+    pub async fn scan_envelopes(&mut self, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
+        const SELECT: &str = "SELECT hash, raw FROM attempts";
+        scan!(self, SELECT, |row| each(row.try_get(0)?, row.try_get(1)?));
+        Ok(())
+    }
+
+    /// Every envelope that was signed, and for what.
+    ///
+    /// # Errors
+    /// When the database cannot answer it.
+    pub async fn scan_attempts(&mut self, mut each: impl FnMut(AttemptRow<'_>)) -> Result<()> {
+        const SELECT: &str = "SELECT a.hash, a.raw, t.chain_id, t.signer, t.account_nonce
+            FROM attempts a JOIN transactions t ON t.id = a.transaction_id";
+        scan!(self, SELECT, |row| each(AttemptRow::from_row(&row)?));
+        Ok(())
+    }
+
+    /// Every journal with the sums of its postings, and postings without a journal.
     ///
     /// # Errors
     /// Whatever `each` says, too.
-    pub async fn scan_attempts(
-        &mut self,
-        mut each: impl FnMut(AttemptRow<'_>) -> Result<()>,
-    ) -> Result<()> {
-        const SELECT: &str = "SELECT a.hash, a.raw, t.chain_id, t.signer, t.account_nonce
-            FROM attempts a JOIN transactions t ON t.id = a.transaction_id";
-        scan!(self, SELECT, |row| each(AttemptRow::from_row(&row)?)?);
+    pub async fn scan_journals(&mut self, mut each: impl FnMut(JournalRow<'_>)) -> Result<()> {
+        const SELECT: &str = "SELECT j.id, s.journal_id, j.chain_id, j.splitter, j.kind,
+                j.settlement_id, j.tx_hash, j.log_index, j.reverses, s.debits, s.credits,
+                coalesce(j.block_number < c.next_block, FALSE) AS is_booked
+            FROM journals j FULL JOIN (SELECT journal_id,
+                CAST(sum(CASE WHEN side = 'debit' THEN amount_micro ELSE 0 END) AS BIGINT) AS debits,
+                CAST(sum(CASE WHEN side = 'credit' THEN amount_micro ELSE 0 END) AS BIGINT) AS credits
+                FROM postings GROUP BY journal_id) s ON s.journal_id = j.id
+            LEFT JOIN cursors c ON c.chain_id = j.chain_id AND c.splitter = j.splitter
+                AND c.stream = 'journal'";
+        scan!(self, SELECT, |row| each(JournalRow::from_row(&row)?));
         Ok(())
+    }
+
+    /// Every log of the mirror that moves money and lies before the journal's cursor.
+    ///
+    /// # Errors
+    /// When the database cannot answer it.
+    pub async fn scan_money(&mut self, mut each: impl FnMut(MoneyRow<'_>)) -> Result<()> {
+        const SELECT: &str = "SELECT l.chain_id, l.splitter, l.tx_hash, l.log_index, l.amount, l.class
+            FROM (SELECT chain_id, splitter, tx_hash, log_index, block_number,
+                    amount_micro AS amount, 'inflow' AS class
+                FROM x402_pull_events WHERE amount_micro > 0
+            UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, amount_micro,
+                    'outflow' FROM payout_events WHERE amount_micro > 0
+            UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, amount, event_name
+                FROM splitter_events WHERE amount > 0) l
+            JOIN cursors c ON c.chain_id = l.chain_id AND c.splitter = l.splitter
+                AND c.stream = 'journal' AND l.block_number < c.next_block";
+        scan!(self, SELECT, |row| each(MoneyRow::from_row(&row)?));
+        Ok(())
+    }
+
+    /// Every confirmed payment whose pull lies before the journal's cursor.
+    ///
+    /// # Errors
+    /// When the database cannot answer it.
+    pub async fn scan_confirmed(&mut self, mut each: impl FnMut(ConfirmedRow<'_>)) -> Result<()> {
+        const SELECT: &str = "SELECT s.id, s.amount_usdc_micro AS amount FROM x402_settlements s
+            JOIN cursors c ON c.chain_id = s.chain_id AND c.splitter = s.splitter
+                AND c.stream = 'journal' AND s.block_number < c.next_block
+            WHERE s.status = 'chain_confirmed'";
+        scan!(self, SELECT, |row| each(ConfirmedRow::from_row(&row)?));
+        Ok(())
+    }
+
+    /// The journals that others take back.
+    ///
+    /// # Errors
+    /// When the database cannot answer it.
+    pub async fn reversed(&mut self) -> Result<HashSet<String>> {
+        const SELECT: &str = "SELECT reverses FROM journals WHERE reverses IS NOT NULL";
+        let mut reversed = HashSet::new();
+        scan!(self, SELECT, |row| {
+            reversed.insert(row.try_get(0)?);
+        });
+        Ok(reversed)
     }
 
     /// What a query of two texts finds, the row's name and what is wrong with it.
