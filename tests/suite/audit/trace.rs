@@ -77,5 +77,19 @@ async fn without_a_token_there_are_no_traces() {
     assert_eq!(get(&hub.daemon.url, &unknown, None).await.status(), 404);
     let guess = Some(("x-admin-token", ""));
     assert_eq!(get(&hub.daemon.url, &unknown, guess).await.status(), 404);
-    let _ = (&hub.stack, &hub.database);
+}
+
+/// The token need not stand in a file: the environment's goes before it, and is looked at as well.
+#[tokio::test]
+async fn a_token_of_the_environment_is_taken() {
+    let refused = tokio::process::Command::new(keeper())
+        .args(["db", "migrate", "--config"])
+        .arg(&crate::support::hub().await.daemon.config)
+        .env("KEEPER_ADMIN_TOKEN", "guess")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("at least 20 characters") && !text.contains("guess"), "{text}");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::support::{hub, keeper, tools, unique};
-use sqlx::{AssertSqlSafe, migrate::Migrator};
+use sqlx::migrate::Migrator;
 use std::{fs, path::PathBuf, process::Output};
 
 /// Rows of the first schema, with what the second one changes.
