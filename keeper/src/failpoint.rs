@@ -92,6 +92,8 @@ pub enum Point {
     Watch,
     /// Commit: payments are rebuilt from the chain.
     Rebuild,
+    /// Commit: events get their positions, and a seal.
+    Seal,
 }
 
 words!(Point {
@@ -136,6 +138,7 @@ words!(Point {
     Hold => "hold",
     Watch => "watch",
     Rebuild => "rebuild",
+    Seal => "seal",
 });
 
 impl Point {

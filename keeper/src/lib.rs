@@ -1,4 +1,5 @@
 //! x402-keeper: makes an x402 payment final, exactly once, and can prove it.
+pub mod audit;
 pub mod chain;
 pub mod cli;
 pub mod driver;

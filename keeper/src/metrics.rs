@@ -107,6 +107,8 @@ registry! {
         "Checks that found chain, journal and settlements apart for the second time; must stay 0.";
     BOOKS_CHECKS_TOTAL: Counter = "keeper_books_checks_total" ["result"]
         "Checks of journal, settlements, logs and contracts against one another.";
+    SEALED_EVENTS: Gauge = "keeper_sealed_events" []
+        "Events under a seal.";
 }
 
 const fn count(labels: &[&str]) -> usize {

@@ -34,7 +34,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         | Point::Confirm
         | Point::Finality
         // What the token is, when it is seen first.
-        | Point::Watch => (&[Plain, Replaced], 1),
+        | Point::Watch
+        | Point::Seal => (&[Plain, Replaced], 1),
         // Pull, record and split each pass these.
         Point::Book
         | Point::Plan

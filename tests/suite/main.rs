@@ -9,6 +9,7 @@
 
 mod abi;
 mod accidents;
+mod audit;
 mod booked;
 mod boot;
 mod chain;
@@ -37,6 +38,7 @@ mod replacement;
 mod replay;
 mod restart;
 mod rig;
+mod roles;
 mod scripts;
 mod send;
 mod signing;

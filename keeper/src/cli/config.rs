@@ -6,7 +6,7 @@ use refunds::Refunds;
 
 use crate::{
     chain,
-    edge::{Auth, Catalogue, one_line},
+    edge::{AdminToken, Auth, Catalogue, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -72,6 +72,8 @@ pub(super) struct Http {
     /// How agents reach it from outside.
     pub(super) public_url: Url,
     pub(super) auth: Auth,
+    /// Opens what only the operator may see; `KEEPER_ADMIN_TOKEN` overrides it.
+    pub(super) admin_token: Option<AdminToken>,
     /// How long a call waits for its pull before it is told to ask again.
     #[serde(default = "default_settle_timeout", with = "humantime_serde")]
     pub(super) settle_timeout: Duration,
@@ -357,6 +359,9 @@ impl Config {
         eyre::ensure!(path.is_file(), "{} does not exist", path.display());
         let mut config: Self = Figment::from(Toml::file_exact(path))
             .merge(Env::prefixed("KEEPER_").only(&["database"]))
+            .merge(
+                Env::prefixed("KEEPER_").only(&["admin_token"]).map(|_| "http.admin_token".into()),
+            )
             .extract()
             .map_err(|error| eyre::eyre!("{}: {}", path.display(), one_line(&error)))?;
         config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;

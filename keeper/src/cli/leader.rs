@@ -4,6 +4,7 @@ mod watch;
 
 use super::boot::{Keys, Station};
 use crate::{
+    audit::Sealer,
     chain::{Chain, Heads},
     driver::Driver,
     failpoint::Point,
@@ -207,6 +208,12 @@ impl Leader {
             }
             self.start_station(&mut services, station, lease, stop);
         }
+        let make = {
+            let (ledger, lease, token) = (self.ledger.clone(), lease.clone(), stop.clone());
+            move || Sealer { ledger: ledger.clone(), lease: lease.clone() }.run(token.clone())
+        };
+        let name = "sealer".to_owned();
+        services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
         for (address, (station, signer, role)) in signers {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let chain_id = station.record.chain_id;

@@ -1,11 +1,14 @@
 //! The command line: composition of the rooms into programs.
 
+mod audit;
 mod boot;
 mod config;
 mod db;
 #[cfg(feature = "demo")]
 mod demo;
+mod export;
 mod flags;
+mod import;
 mod leader;
 mod pay;
 mod progress;
@@ -46,6 +49,12 @@ enum Command {
     Replay(replay::Replay),
     /// Recreate the ledger from the chain, in an empty database.
     Rebuild(rebuild::RebuildCommand),
+    /// Recompute everything that the ledger says; exits 1 when something does not fit.
+    Audit(audit::Audit),
+    /// Write the whole ledger as lines of JSON.
+    Export(export::Export),
+    /// Check an export, or make it a ledger again.
+    Import(import::Import),
     /// Look at the outbox, and tell it what to do.
     Tx(tx::Tx),
     /// Show and move the switches, and what closes the intake.
@@ -107,6 +116,9 @@ pub fn main() -> ExitCode {
             Command::Reconcile(reconcile) => reconcile.execute().await,
             Command::Replay(replay) => replay.execute().await,
             Command::Rebuild(rebuild) => rebuild.execute().await,
+            Command::Audit(audit) => audit.execute().await,
+            Command::Export(export) => export.execute().await,
+            Command::Import(import) => import.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Flags(flags) => flags.execute().await,
             Command::Refund(refund) => refund.execute().await,

@@ -61,6 +61,7 @@ impl Run {
         let health = Health::new();
         let edge = Arc::new(Edge {
             public_url: config.http.public_url.clone(),
+            admin_token: config.http.admin_token.clone(),
             auth: config.http.auth,
             catalogue,
             health,

@@ -1,8 +1,9 @@
 //! The edge: all HTTP. Agents call `POST /v1/invoke` and pay with x402; operators look at `/livez`,
-//! `/readyz`, `/health` and `/metrics`.
+//! `/readyz`, `/health`, `/metrics` and, with a token, at `/v1/traces/{trace_id}`.
 //!
 //! It is up before anything else is, and says why it cannot sell yet.
 
+mod admin;
 mod capability;
 mod catalogue;
 mod delivery;
@@ -13,7 +14,9 @@ mod intake;
 mod invoke;
 mod payment;
 mod site;
+mod trace;
 
+pub use admin::AdminToken;
 pub use capability::{Capability, Registration, Registrations};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
@@ -42,6 +45,8 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
 pub struct Edge {
     /// Where agents reach this daemon.
     pub public_url: Url,
+    /// The operator's token, without which there is nothing for the operator.
+    pub admin_token: Option<AdminToken>,
     /// Who an agent is.
     pub auth: Auth,
     /// What is sold.
@@ -86,6 +91,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         }));
     Router::new()
         .merge(invoke)
+        .route("/v1/traces/{trace_id}", get(trace::trace))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))

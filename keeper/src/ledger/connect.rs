@@ -3,7 +3,7 @@
 use super::{LedgerError, Listener, Result, Topic, Tx, lock::LockFile, signal::Signals};
 use sqlx::{
     PgPool, Row, SqlitePool,
-    migrate::Migrator,
+    migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -20,6 +20,52 @@ const MAX_CONNECTIONS: u32 = 16;
 
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// What was applied to a database.
+const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations";
+
+#[derive(sqlx::FromRow)]
+struct Applied {
+    version: i64,
+    checksum: Vec<u8>,
+    success: bool,
+}
+
+/// Whether a schema is exactly this release's.
+///
+/// # Errors
+/// When it is that of a newer one.
+fn is_up_to_date(migrator: &Migrator, applied: &[Applied]) -> Result<bool> {
+    let ours = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let found = applied.iter().map(|applied| applied.version).max().unwrap_or(0);
+    if found > ours {
+        return Err(LedgerError::NewerSchema { found, ours });
+    }
+    Ok(migrator.iter().all(|migration| {
+        applied.iter().any(|applied| {
+            applied.success
+                && applied.version == migration.version
+                && applied.checksum == *migration.checksum
+        })
+    }))
+}
+
+/// Brings the schema up to date; only the owner of the tables can.
+async fn migrate_postgres(pool: &PgPool) -> Result<()> {
+    // Two daemons may start at once; the migrator locks, CREATE SCHEMA does not.
+    let created = sqlx::query("CREATE SCHEMA IF NOT EXISTS jecp").execute(pool).await;
+    if let Err(error) = created
+        && !error.as_database_error().is_some_and(|error| error.is_unique_violation())
+    {
+        return Err(error.into());
+    }
+    Ok(POSTGRES.run(pool).await?)
+}
+
+/// insufficient_privilege
+fn is_forbidden(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501")
+}
 
 /// The open ledger. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -86,14 +132,24 @@ impl Ledger {
             return Err(LedgerError::NotDurable("synchronous_commit is off".to_owned()));
         }
         if as_daemon {
-            // Two daemons may start at once; the migrator locks, CREATE SCHEMA does not.
-            let created = sqlx::query("CREATE SCHEMA IF NOT EXISTS jecp").execute(&pool).await;
-            if let Err(error) = created
-                && !error.as_database_error().is_some_and(|error| error.is_unique_violation())
-            {
-                return Err(error.into());
+            const FOUND: &str = "SELECT to_regclass('jecp._sqlx_migrations') IS NOT NULL";
+            let exists: bool = sqlx::query(FOUND).fetch_one(&pool).await?.try_get(0)?;
+            let applied = match exists {
+                true => sqlx::query_as(APPLIED).fetch_all(&pool).await?,
+                false => Vec::new(),
+            };
+            // The daemon's role need not own the tables.
+            if !is_up_to_date(&POSTGRES, &applied)? {
+                migrate_postgres(&pool).await.map_err(|error| match error {
+                    LedgerError::Database(error) if is_forbidden(&error) => {
+                        LedgerError::MayNotMigrate(error)
+                    }
+                    LedgerError::Migration(
+                        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
+                    ) if is_forbidden(&error) => LedgerError::MayNotMigrate(error),
+                    error => error,
+                })?;
             }
-            POSTGRES.run(&pool).await?;
         }
         let ledger = Self { pool: Pool::Postgres(pool), signals: Signals::new() };
         if as_daemon {
@@ -119,7 +175,16 @@ impl Ledger {
         let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool.clone().max_connections(1).connect_with(options.clone()).await?;
         if as_daemon {
-            SQLITE.run(&writer).await?;
+            const FOUND: &str =
+                "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
+            let exists: i64 = sqlx::query(FOUND).fetch_one(&writer).await?.try_get(0)?;
+            let applied = match exists {
+                0 => Vec::new(),
+                _ => sqlx::query_as(APPLIED).fetch_all(&writer).await?,
+            };
+            if !is_up_to_date(&SQLITE, &applied)? {
+                SQLITE.run(&writer).await?;
+            }
         }
         let readers =
             pool.max_connections(MAX_CONNECTIONS).connect_with(options.read_only(true)).await?;

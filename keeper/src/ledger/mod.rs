@@ -9,6 +9,7 @@
 
 mod audit_log;
 mod capability_holds;
+mod catalog;
 mod closures;
 mod columns;
 mod comparison;
@@ -16,8 +17,11 @@ mod connect;
 mod contention;
 mod deliveries;
 mod events;
+mod export;
 mod finality;
 mod flags;
+mod grants;
+mod import;
 mod intents;
 mod journal;
 mod leases;
@@ -32,6 +36,8 @@ mod refund_steps;
 mod refunds;
 mod rereads;
 mod reversals;
+mod scan;
+mod seals;
 mod settlements;
 mod sightings;
 mod signal;
@@ -42,17 +48,21 @@ mod statements;
 mod steps;
 mod sums;
 mod totals;
+mod trace;
 mod verdict;
 
 pub use audit_log::{Action, ActionRecord};
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
+pub use catalog::{Column, ColumnKind, Table};
 pub use closures::{Closure, ClosureReason};
 pub use comparison::{Finding, Scope, VerdictCount};
 pub use connect::Ledger;
 pub use contention::Contention;
 pub use deliveries::DeliveryRecord;
 pub use events::TraceEvent;
+pub use export::{ExportError, ExportFooter, ExportHeader};
 pub use flags::{Flag, FlagRecord};
+pub use import::ImportError;
 pub use intents::{Intent, NewIntent};
 pub use journal::{Account, AccountCode, JournalKind, Posting, Side};
 pub use leases::Lease;
@@ -64,6 +74,8 @@ pub use query::Tx;
 pub use rebuilt::RebuiltSettlement;
 pub use refunds::{Refund, RefundQuery, Requested};
 pub use rereads::Reread;
+pub use scan::{AttemptRow, ConfirmedRow, EventRow, JournalRow, MoneyRow, SettlementRow};
+pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
     KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement, SettlementQuery, Shares,
 };
@@ -76,6 +88,7 @@ pub use statements::{
 };
 pub use sums::{AccountSums, CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
+pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 pub use verdict::Verdict;
 
 use crate::lifecycle::IllegalStep;
@@ -89,6 +102,23 @@ pub enum LedgerError {
     /// The schema could not be brought up to date.
     #[error("database migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// A newer release was here.
+    #[error(
+        "the database has schema {found} and this release knows schema {ours} at most; run the newer \
+         release, or restore a backup from before it"
+    )]
+    NewerSchema {
+        /// The database's.
+        found: i64,
+        /// This release's.
+        ours: i64,
+    },
+    /// The schema is old, and the role is not its owner.
+    #[error(
+        "the schema is not up to date and this role may not change it; run `keeper db migrate` as the \
+         owner of the tables, then `keeper db grants`: {0}"
+    )]
+    MayNotMigrate(sqlx::Error),
     /// The URL names no database that the keeper can use.
     #[error("database url: {0}")]
     Url(String),

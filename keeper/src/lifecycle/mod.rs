@@ -24,7 +24,7 @@ pub use refund::{HoldReason, RefundEvent, RefundHistory, RefundPolicy, RefundSta
 pub use replacement::{Cause, Fees, Market, Replacement, Unmined};
 pub use settlement::{KeeperEvent, KeeperState, Status, StatusEvent};
 pub use spending::{Closed, Limits, Purse};
-pub use trace::{TraceTerms, event_hash};
+pub use trace::{SealHasher, TraceTerms, event_hash};
 pub use transaction::{AttemptKind, Chain, Effect, Mined, Sighting, Standing, TransactionState};
 pub use window::{is_closed, is_closing};
 

@@ -65,6 +65,33 @@ pub fn event_hash(previous: B256, n: u32, state: &str, kind: &str, body: &[u8]) 
     B256::from_slice(&hasher.finalize())
 }
 
+/// Root of a seal: sha256(0x02 ‖ previous root ‖ first position ‖ last position ‖ hashes of the events
+/// in the order of their positions). Positions are big-endian u64; the root before the first is zero.
+#[derive(Debug, Clone)]
+pub struct SealHasher(Sha256);
+
+impl SealHasher {
+    /// Begins the root of a range of positions.
+    pub fn new(previous: B256, from: u64, to: u64) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update([2]);
+        hasher.update(previous);
+        hasher.update(from.to_be_bytes());
+        hasher.update(to.to_be_bytes());
+        Self(hasher)
+    }
+
+    /// The event at the next position.
+    pub fn add(&mut self, event: &B256) {
+        self.0.update(event);
+    }
+
+    /// The root.
+    pub fn root(self) -> B256 {
+        B256::from_slice(&self.0.finalize())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +115,22 @@ mod tests {
             r#""payer":"0x1111111111111111111111111111111111111111"}"#,
         );
         assert_eq!(terms.id().unwrap(), keccak256(jcs));
+    }
+
+    #[test]
+    fn every_part_of_a_seal_is_hashed() {
+        let root = |previous, from, to, events: &[B256]| {
+            let mut hasher = SealHasher::new(previous, from, to);
+            events.iter().for_each(|event| hasher.add(event));
+            hasher.root()
+        };
+        let events = [B256::repeat_byte(1), B256::repeat_byte(2)];
+        let base = root(B256::ZERO, 0, 1, &events);
+        assert_ne!(base, root(B256::repeat_byte(1), 0, 1, &events));
+        assert_ne!(base, root(B256::ZERO, 1, 1, &events));
+        assert_ne!(base, root(B256::ZERO, 0, 2, &events));
+        assert_ne!(base, root(B256::ZERO, 0, 1, &[events[1], events[0]]));
+        assert_ne!(base, root(B256::ZERO, 0, 1, &events[..1]));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 mod books;
 mod identities;
+mod migration;
 mod opening;
 mod outbox;
 mod reversals;
+mod schema;
 
 use crate::support::{Draft, HERE, new_settlement, postgres};
 use alloy::{
@@ -13,9 +15,9 @@ use alloy::{
 };
 use keeper::{
     ledger::{
-        AccountCode, Cost, Envelope, JournalKind, Lease, Ledger, LedgerError, LogRef, MirrorWindow,
-        NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement, SettlementQuery,
-        SignerRole, SplitterRecord, Stream,
+        AccountCode, Action, Cost, Envelope, JournalKind, Lease, Ledger, LedgerError, LogRef,
+        MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
+        SettlementQuery, SignerRole, SplitterRecord, Stream,
     },
     lifecycle::{
         AttemptKind, Delivery, Failure, Fees, IntentKind, KeeperEvent, Standing, Status,

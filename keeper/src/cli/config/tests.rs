@@ -74,6 +74,7 @@ fn wrong_ones_say_what_to_change() {
         ("state = \"active\"", "state = \"paused\"", "unknown variant"),
         ("mode = \"self\"", "mode = \"external\"", "unknown variant"),
         ("auth = \"payer\"", "auth = \"credentials\"", "unknown variant"),
+        ("[http]", "[http]\nadmin_token = \"guess\"", "at least 20 characters"),
         ("\"https://sepolia.base.org\"", "", "has no rpc endpoint"),
         ("id = 84532", "id = 84532\nconfirmations = 0", "begin at 1"),
         ("id = 84532", "id = 84532\nconfirmations = 501", "at most 500"),

@@ -1,0 +1,79 @@
+//! The service that seals the event log while it grows.
+
+use crate::{
+    failpoint::Point,
+    ledger::{Contention, Lease, Ledger, LedgerError},
+    metrics::SEALED_EVENTS,
+};
+use std::{collections::BTreeSet, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Between two rounds.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// `seq` is not the order of commits: so far behind the last event that has a position it is looked
+/// for others. No transaction stays open for more than some seconds.
+const TRAILING: u64 = 50_000;
+
+/// Seals the events of a ledger, whatever chain they are of: sealers of two chains take turns.
+#[derive(Debug)]
+pub struct Sealer {
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The right to write.
+    pub lease: Lease,
+}
+
+impl Sealer {
+    /// Runs until `stop`, or until the lease is lost.
+    ///
+    /// # Errors
+    /// [`LedgerError::LeaseLost`]; everything else is retried.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), LedgerError> {
+        let mut contention = Contention::default();
+        // The first round looks at every event there is.
+        let mut after = 0;
+        let mut broken = BTreeSet::new();
+        while !stop.is_cancelled() {
+            match self.round(&mut after, &mut broken).await {
+                Ok(()) => contention.over(),
+                Err(error) if error.is_lease_lost() => return Err(error),
+                Err(error) if error.is_conflict() || error.is_duplicate() => {
+                    contention.again("sealer", &error).await;
+                    continue;
+                }
+                Err(error) => tracing::warn!(%error, "sealer: trying again"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals everything that is there, one bounded SQL transaction after the other.
+    async fn round(&self, after: &mut u64, known: &mut BTreeSet<u64>) -> Result<(), LedgerError> {
+        loop {
+            let mut tx = self.ledger.read().await?;
+            let first = tx.first_unsealed(*after).await?;
+            let last = tx.last_sealed().await?;
+            drop(tx);
+            let Some(first) = first else {
+                *after = last.saturating_sub(TRAILING);
+                return Ok(());
+            };
+            let mut tx = self.ledger.begin_on_snapshot().await?;
+            let sealed = tx.seal(&self.lease, first).await?;
+            tx.commit(Point::Seal).await?;
+            if let Some(seal) = sealed.seal {
+                // An operator's log keeps what the database cannot change.
+                tracing::info!(from = seal.from, to = seal.to, root = %seal.root, "events sealed");
+                SEALED_EVENTS.set(seal.to.saturating_add(1), []);
+            }
+            if let Some(seq) = sealed.broken.filter(|seq| known.insert(*seq)) {
+                tracing::error!(seq, "ALARM: an event is not what its hash says; it is not sealed");
+            }
+            *after = sealed.last_seq;
+        }
+    }
+}
