@@ -82,6 +82,8 @@ async fn reorg_drops_pull_keeps_record() {
     let accounts = tx.accounts(84_532, lane.stack.contracts.splitter).await.unwrap();
     let on = |code: &str| accounts.iter().find(|one| one.code.starts_with(code)).unwrap().balance;
     assert_eq!((on("clearing:"), on("suspense:")), (0, i64::try_from(PRICE_MICRO).unwrap()));
+    let closures = tally(&lane.database, "closures", "reason").await;
+    assert!(closures.is_empty(), "its pull was on its way: no drift: {closures:?}");
     assert_eq!(payment.answer.await.unwrap(), 200);
 }
 
@@ -112,6 +114,10 @@ async fn reorg_drops_pull_for_good_and_the_record_is_not_split() {
     assert_eq!(on_chain(&lane.stack, &payment.draft.authorization).await, (FUNDS, false));
     assert_eq!(held(&lane).await, U256::from(PRICE_MICRO), "somebody else's money is still there");
     assert_eq!(settled(&lane).await, 1, "the record, and no split");
+    lane.mining("a record that nobody paid for is drift", || async {
+        tally(&lane.database, "closures", "reason").await.contains_key("drift")
+    })
+    .await;
 }
 
 /// The pull is lost, its record stays in the pool and is mined first, without money: it reverts. The

@@ -40,7 +40,7 @@ pub struct Standing {
 /// What was attributed to one capability, in micro-USDC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attribution {
-    /// Of paid settlements, recorded.
+    /// Recorded, by the settlements that are paid, or are being pulled again.
     pub settled: i64,
     /// Of paid settlements, not recorded.
     pub unrecorded: i64,
@@ -175,6 +175,7 @@ impl Tx {
         splitter: Address,
         block: u64,
     ) -> Result<BTreeMap<B256, Attribution>> {
+        // A record whose pull a reorg took counts while the pull is on its way again.
         const SETTLEMENTS: &str = concat!(
             "SELECT s.splitter_capability_id AS capability,
             CAST(coalesce(sum(s.amount_usdc_micro)
@@ -182,9 +183,10 @@ impl Tx {
             CAST(coalesce(sum(s.amount_usdc_micro) FILTER (WHERE s.block_number <= $3
                 AND (s.record_block_number IS NULL OR s.record_block_number > $3)), 0)
                 AS BIGINT) AS second
-            FROM x402_settlements s WHERE s.chain_id = $1 AND s.splitter = $2 AND ",
+            FROM x402_settlements s WHERE s.chain_id = $1 AND s.splitter = $2 AND (",
             paid!(),
-            " GROUP BY s.splitter_capability_id"
+            " OR s.splitter_capability_id IS NOT NULL AND s.status IN ('settle_pending', 'orphaned'))
+            GROUP BY s.splitter_capability_id"
         );
         const MIRROR: &str = "SELECT splitter_capability_id AS capability,
             CAST(coalesce(sum(amount)

@@ -168,8 +168,7 @@ impl Tx {
             .collect()
     }
 
-    /// What of the accounts' totals does not count up to a block: journals of later ones, and both
-    /// sides of what was reversed.
+    /// What of [`Tx::accounts`] does not count up to a block: journals of later ones.
     pub async fn uncounted(&mut self, scope: &Scope) -> Result<Vec<AccountSums>> {
         const SELECT: &str = "SELECT a.code,
                 CAST(coalesce(sum(CASE WHEN p.side = 'debit' THEN p.amount_micro END), 0)
@@ -179,12 +178,9 @@ impl Tx {
                 CAST(sum(CASE WHEN p.side = a.side THEN p.amount_micro ELSE -p.amount_micro END)
                     AS BIGINT) AS balance
             FROM (
-                SELECT id FROM journals
+                SELECT id FROM journals j
                 WHERE chain_id = $1 AND splitter = $2 AND block_number > $3
-                UNION SELECT id FROM journals
-                WHERE chain_id = $1 AND splitter = $2 AND reverses IS NOT NULL
-                UNION SELECT reverses FROM journals
-                WHERE chain_id = $1 AND splitter = $2 AND reverses IS NOT NULL) j
+                AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)) j
             JOIN postings p ON p.journal_id = j.id JOIN accounts a ON a.id = p.account_id
             GROUP BY a.code";
         let (chain, splitter, up_to, _) = scope.binds()?;

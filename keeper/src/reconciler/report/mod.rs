@@ -110,7 +110,6 @@ struct Books {
 }
 
 impl Books {
-    /// Reversed journals and their reversals do not count.
     async fn read(tx: &mut Tx, scope: &Scope) -> Result<Self, ReconcilerError> {
         let Scope { chain_id, splitter, up_to, .. } = *scope;
         let totals = tx.totals(chain_id, splitter, up_to).await?;

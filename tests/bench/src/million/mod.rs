@@ -17,9 +17,10 @@ use crate::{
 use alloy::{primitives::B256, signers::local::PrivateKeySigner};
 use copies::{Envelope, Identity, Press};
 use eyre::{OptionExt, eyre};
+use futures::TryStreamExt;
 use keeper::{
-    ledger::{Ledger, Stream},
-    lifecycle::Status,
+    ledger::{Ledger, MAX_SEALED, Stream},
+    lifecycle::{SealHasher, Status},
     splitter::capability_id,
 };
 use sandbox::{AnvilOptions, Daemon, KeyPlace, PRICE_MICRO, Postgres, Stack, StackOptions};
@@ -177,6 +178,7 @@ async fn multiply(stack: &Stack, database: &str, copies: u64) -> eyre::Result<()
         run(&pool, &format!("REINDEX TABLE {}", table.name)).await?;
     }
     settle_the_rest(&pool, copies, blocks).await?;
+    seal(&pool).await?;
     // The chain is as long as the mirror.
     let more = blocks.saturating_mul(copies);
     stack.anvil.rpc("anvil_mine", json!([format!("{more:#x}")])).await?;
@@ -277,6 +279,39 @@ async fn settle_the_rest(pool: &PgPool, copies: u64, blocks: u64) -> eyre::Resul
         run(pool, &statement).await?;
     }
     Ok(())
+}
+
+/// Puts all events under seals, as the leader does over the days.
+async fn seal(pool: &PgPool) -> eyre::Result<()> {
+    run(pool, "TRUNCATE event_positions, event_seals").await?;
+    run(pool, "INSERT INTO event_positions (position, seq)
+        SELECT row_number() OVER (ORDER BY seq) - 1, seq FROM settlement_events")
+    .await?;
+    let mut hashes = sqlx::query_scalar::<_, String>("SELECT hash FROM settlement_events ORDER BY seq")
+        .fetch(pool);
+    let (mut root, mut from, mut events) = (B256::ZERO, 0_u64, Vec::new());
+    loop {
+        let hash = hashes.try_next().await?;
+        let is_last = hash.is_none();
+        if let Some(hash) = hash {
+            events.push(hash.parse::<B256>()?);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        if is_last || events.len() as u64 == MAX_SEALED {
+            let to = from.saturating_add(events.len() as u64).saturating_sub(1);
+            let mut hasher = SealHasher::new(root, from, to);
+            events.drain(..).for_each(|event| hasher.add(&event));
+            root = hasher.root();
+            let seal = format!(
+                "INSERT INTO event_seals (from_position, to_position, root, epoch, sealed_at)
+                    VALUES ({from}, {to}, '{root}', 1, now())"
+            );
+            run(pool, &seal).await?;
+            from = to.saturating_add(1);
+        }
+    }
 }
 
 async fn run(pool: &PgPool, sql: &str) -> eyre::Result<()> {
