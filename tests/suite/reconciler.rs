@@ -6,16 +6,12 @@ use crate::support::{
 };
 use alloy::{
     primitives::{Address, B256, U256},
-    signers::SignerSync,
     sol,
-    sol_types::SolStruct,
 };
 use keeper::{
     chain::BlockTag,
-    eip3009::domain,
     ledger::{Action, ActionRecord, Ledger, TraceEvent},
     lifecycle::{KeeperState, Status},
-    x402::Network,
 };
 use sandbox::{Fault, PRICE_MICRO, RpcProxy, Rule, Stack, StackOptions};
 use serde_json::{Value, json};
@@ -24,12 +20,6 @@ use serde_json::{Value, json};
 const FUNDS: u64 = 1_000_000;
 
 sol! {
-    struct CancelAuthorization {
-        address authorizer;
-        bytes32 nonce;
-    }
-
-    function cancelAuthorization(address authorizer, bytes32 nonce, bytes signature);
     function transfer(address to, uint256 value);
     function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature);
 }
@@ -153,13 +143,11 @@ async fn a_consumed_authorization_fails_at_a_final_block() {
     let daemon = stack.daemon(&keeper(), &database).await.unwrap();
     let draft = draft(&stack).await;
     smuggle(&stack, &database, &draft, false).await;
-    let (authorizer, nonce) = (draft.authorization.from, draft.authorization.nonce);
-    let hash = CancelAuthorization { authorizer, nonce }
-        .eip712_signing_hash(&domain(&Network::BaseSepolia.usdc(), 84_532));
-    let signature = draft.payer.sign_hash_sync(&hash).unwrap().as_bytes().into();
+    // The payer signs the same nonce for somebody else, and that is pulled.
     let stranger = stack.anvil.first_account().await.unwrap();
-    let cancel = cancelAuthorizationCall { authorizer, nonce, signature };
-    send_as(&stack, stranger, stack.contracts.usdc, cancel).await;
+    let mut elsewhere = Draft::new(&draft.payer, stranger);
+    elsewhere.authorization.nonce = draft.authorization.nonce;
+    submit(&stack, &elsewhere).await;
     // Used, as the chain says; but its window is open, and nothing is concluded.
     let head = chain(&stack).head(BlockTag::Latest).await.unwrap().number();
     eventually("blocks pass", || async {
@@ -181,7 +169,7 @@ async fn a_consumed_authorization_fails_at_a_final_block() {
     })
     .await;
     assert!(tally(&database, "deliveries", "state").await.is_empty(), "nothing is refunded");
-    assert_eq!(on_chain(&stack, &draft.authorization).await.0, FUNDS);
+    assert_eq!(on_chain(&stack, &draft.authorization).await.0, FUNDS - PRICE_MICRO);
 }
 
 /// C-33b: no outcome for ten minutes orphans a payment that has no transaction,

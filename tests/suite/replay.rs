@@ -3,8 +3,8 @@
 
 use crate::rig::Rig;
 use crate::support::{
-    Draft, HERE, call, chain, eventually, invoke, keeper, now, postgres, reconciled, settlement_of,
-    settlements, smuggle, stack, tally, tamper, through,
+    BOOKED, Draft, HERE, call, chain, eventually, invoke, keeper, now, postgres, reconciled,
+    settlement_of, settlements, smuggle, stack, tally, tamper, through,
 };
 use alloy::{
     rpc::types::Filter,
@@ -81,7 +81,7 @@ fn told(output: &Output) -> Value {
 
 /// How often each kind of log is booked.
 async fn booked(database: &str) -> std::collections::BTreeMap<String, i64> {
-    tally(database, "journals", "kind").await
+    tally(database, BOOKED, "kind").await
 }
 
 /// a log that was ingested is not ingested twice, whoever asks for it; one that the
