@@ -211,6 +211,7 @@ async fn orphan(stack: Stack, database: String) {
     assert_eq!(actions(&database, Action::OrphanDetected).await.len(), 1, "logged once");
 }
 
+///
 #[tokio::test]
 async fn an_orphan_is_told_of_and_may_still_be_confirmed() {
     let one = stack("orphan", StackOptions::default()).await;
@@ -244,6 +245,7 @@ async fn mismatch(stack: Stack, database: String) {
     assert!(tally(&database, "intents", "kind").await.is_empty());
 }
 
+///
 #[tokio::test]
 async fn a_mismatched_payment_is_never_recorded() {
     let one = stack("mismatch", StackOptions::default()).await;
@@ -323,6 +325,7 @@ async fn dust(stack: Stack, database: String) {
     assert!(!daemon.logged().contains("ALARM"), "{}", daemon.tail());
 }
 
+///
 #[tokio::test]
 async fn dust_is_told_of_and_nothing_more() {
     let one = stack("dust", StackOptions::default()).await;

@@ -112,11 +112,13 @@ async fn the_history_holds(hub: &Broken, refund: &Refund) {
     }
 }
 
+///
 #[tokio::test]
 async fn a_failed_call_is_refunded_once_by_the_treasury_on_sqlite() {
     a_failed_call_is_refunded_once("refund-sqlite", false).await;
 }
 
+///
 #[tokio::test]
 async fn a_failed_call_is_refunded_once_by_the_treasury_on_postgres() {
     a_failed_call_is_refunded_once("refund-postgres", true).await;
