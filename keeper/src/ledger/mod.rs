@@ -86,7 +86,7 @@ pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use statements::{
     EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
 };
-pub use sums::{AccountSums, CapabilitySums, MirrorSums};
+pub use sums::{CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
 pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 pub use verdict::Verdict;
