@@ -53,6 +53,17 @@ macro_rules! booked {
     };
 }
 
+/// Journals of refunds that are due and were not taken back: how much, and to which account.
+macro_rules! due {
+    () => {
+        "(SELECT j.id, j.settlement_id, p.amount_micro AS amount, a.code
+            FROM journals j JOIN postings p ON p.journal_id = j.id AND p.side = 'credit'
+            JOIN accounts a ON a.id = p.account_id
+            WHERE j.kind = 'refund_due' AND NOT EXISTS (
+                SELECT 1 FROM journals r WHERE r.reverses = j.id))"
+    };
+}
+
 /// The books.
 pub(super) const BOOKS: &[Rule] = &[
     Rule {
@@ -300,6 +311,53 @@ pub(super) const EVIDENCE: &[Rule] = &[
                 'it is the record of ' || min(id) || ' and of ' || max(id)
             FROM x402_settlements WHERE record_tx_hash IS NOT NULL
             GROUP BY chain_id, record_tx_hash, record_log_index HAVING count(*) > 1",
+    },
+    Rule {
+        name: "refunds.payments",
+        promise: "a refund is of all of its payment, to its payer, by its provider",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: "SELECT 'x402_refund_log ' || r.id, CAST(r.amount_micro AS TEXT) || ' to '
+                || r.payer || ': that is not payment ' || r.settlement_id
+            FROM x402_refund_log r LEFT JOIN x402_settlements s ON s.id = r.settlement_id
+            WHERE s.id IS NULL OR s.payer <> r.payer OR s.amount_usdc_micro <> r.amount_micro
+            OR s.chain_id <> r.chain_id OR s.splitter <> r.splitter
+            OR coalesce(s.provider, '0x0000000000000000000000000000000000000000') <> r.provider",
+    },
+    Rule {
+        name: "refunds.state",
+        promise: "a refund is what the last event of its payment's refund says",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: "SELECT 'x402_refund_log ' || r.id, 'it is ' || r.state || ', by its events '
+                || coalesce(e.state, 'none')
+            FROM x402_refund_log r
+            LEFT JOIN (SELECT settlement_id, max(n) AS n FROM settlement_events
+                WHERE settlement_id IN (SELECT settlement_id FROM x402_refund_log)
+                AND kind LIKE 'refund.%' GROUP BY settlement_id) l
+                ON l.settlement_id = r.settlement_id
+            LEFT JOIN settlement_events e ON e.settlement_id = l.settlement_id AND e.n = l.n
+            WHERE e.state IS NULL OR e.state <> r.state",
+    },
+    Rule {
+        name: "refunds.journals",
+        promise: "what is owed, proposed or paid is booked once as due, to its payer; nothing else is",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: concat!(
+            "SELECT 'x402_refund_log ' || r.id, 'it is ' || r.state || ' and ' || CAST(count(d.id)
+                AS TEXT) || ' journals say that it is due, or another amount or payer'
+            FROM x402_refund_log r LEFT JOIN ",
+            due!(),
+            " d ON d.settlement_id = r.settlement_id
+            GROUP BY r.id, r.state, r.amount_micro, r.payer
+            HAVING count(d.id) <> CASE WHEN r.state IN ('approved', 'proposed', 'paid')
+                THEN 1 ELSE 0 END
+            OR max(d.amount) <> r.amount_micro OR max(d.code) <> 'refund:' || r.payer
+            UNION ALL
+            SELECT 'journals ' || d.id, 'the refund that it says is due is not there'
+            FROM ",
+            due!(),
+            " d LEFT JOIN x402_refund_log r ON r.settlement_id = d.settlement_id
+            WHERE r.id IS NULL"
+        ),
     },
     Rule {
         name: "outbox.mined",

@@ -6,7 +6,7 @@ use super::{
     config::Config,
 };
 use crate::{
-    audit::{AuditedSplitter, Options, Progress, Report, Verdict, audit, hold_against_chain},
+    audit::{AuditedSplitter, Options, Report, Verdict, audit, hold_against_chain},
     ledger::Ledger,
 };
 use alloy::primitives::B256;
@@ -40,7 +40,9 @@ impl Audit {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, _) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
         let ledger = Ledger::open_beside(&config.database).await?;
-        let report = offline(&ledger, self.deep, self.since_root).await?;
+        let options =
+            Options { deep: self.deep, since_root: self.since_root, ..Options::default() };
+        let report = offline(&ledger, options).await?;
         let mut splitters = Vec::new();
         let mut unreachable = Vec::new();
         for settings in &config.splitter {
@@ -59,12 +61,7 @@ impl Audit {
 }
 
 /// What needs no chain, with a bar where somebody looks at it.
-pub(super) async fn offline(
-    ledger: &Ledger,
-    deep: bool,
-    since_root: Option<B256>,
-) -> Result<Report, Exit> {
-    let options = Options { deep, since_root, progress: Progress::default() };
+pub(super) async fn offline(ledger: &Ledger, options: Options) -> Result<Report, Exit> {
     if !std::io::stderr().is_terminal() {
         return Ok(audit(ledger, &options).await?);
     }
