@@ -1,5 +1,6 @@
 //! What the reconciler concludes of a payment, on which evidence, and what it never concludes.
 
+use crate::refunds::cli;
 use crate::support::{
     Draft, call, chain, eventually, invoke, keeper, on_chain, postgres, send_as, settlement_of,
     smuggle, sound, stack, tally, tamper, through,
@@ -243,6 +244,13 @@ async fn mismatch(stack: Stack, database: String) {
     .await;
     assert_eq!((known.keeper_state, settled(&stack).await), (KeeperState::None, 0));
     assert!(tally(&database, "intents", "kind").await.is_empty());
+    // Anybody who pays can do that: it is shown, and ledger and chain agree about it.
+    eventually("it is shown, and is no difference", || async {
+        let told = cli("reconcile", &daemon.config, &stack, &[]).await;
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        told.status.success() && text.contains("was used for another amount")
+    })
+    .await;
 }
 
 ///

@@ -95,6 +95,32 @@ pub(super) const BOOKS: &[Rule] = &[
             FROM accounts GROUP BY chain_id, splitter HAVING sum(debits_micro) <> sum(credits_micro)",
     },
     Rule {
+        name: "journals.accounts",
+        promise: "a journal books to the capability or the recipient of its payment or log",
+        count: "SELECT count(*) FROM journals WHERE tx_hash IS NOT NULL AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'kind ' || j.kind || ', line ' || CAST(p.line AS TEXT)
+                || ': ' || a.code || ' is not the account of its payment or log'
+            FROM ",
+            standing!(),
+            " j JOIN postings p ON p.journal_id = j.id AND p.line < 2
+            JOIN accounts a ON a.id = p.account_id
+            LEFT JOIN x402_settlements s ON s.id = j.settlement_id
+            LEFT JOIN splitter_events e ON e.chain_id = j.chain_id AND e.splitter = j.splitter
+                AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
+            LEFT JOIN payout_events o ON o.chain_id = j.chain_id AND o.splitter = j.splitter
+                AND o.tx_hash = j.tx_hash AND o.log_index = j.log_index
+            WHERE j.kind = 'pull' AND p.line = 1 AND a.code <> 'clearing:' || s.splitter_capability_id
+            OR j.kind IN ('record', 'unattributed_record') AND (
+                p.line = 1 AND a.code <> 'accounted:' || e.splitter_capability_id
+                OR p.line = 0 AND a.code NOT IN ('suspense:unattributed',
+                    'clearing:' || coalesce(s.splitter_capability_id, '')))
+            OR j.kind = 'split' AND p.line = 0
+                AND a.code <> 'accounted:' || e.splitter_capability_id
+            OR j.kind = 'payout' AND p.line = 0 AND a.code <> 'payable:' || o.recipient"
+        ),
+    },
+    Rule {
         name: "journals.reversals",
         promise: "a reversal mirrors the journal that it takes back, line by line",
         count: "SELECT count(*) FROM journals WHERE reverses IS NOT NULL",
@@ -368,6 +394,7 @@ pub(super) const EVIDENCE: &[Rule] = &[
             FROM transactions t LEFT JOIN attempts a ON a.hash = t.mined_hash
                 AND a.transaction_id = t.id
             WHERE t.mined_hash IS NOT NULL AND a.hash IS NULL
+            AND coalesce(t.reason, '') NOT LIKE 'found on the chain, its bytes are not known: %'
             AND t.state IN ('included', 'safe', 'finalized', 'reverted')",
     },
     Rule {

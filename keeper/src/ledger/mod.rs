@@ -20,6 +20,7 @@ mod events;
 mod export;
 mod finality;
 mod flags;
+mod foreign;
 mod grants;
 mod import;
 mod intents;
