@@ -81,6 +81,13 @@ async fn without_a_chain_an_audit_is_incomplete() {
     assert_eq!(audited.code, 2, "{audited:?}");
     assert_eq!(audited.report["verdict"], "incomplete");
     assert!(audited.stderr.contains("not everything could be looked at"), "{audited:?}");
+    let reconciled = tokio::process::Command::new(keeper())
+        .args(["reconcile", "--config"])
+        .arg(&ground.config)
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(reconciled.status.code(), Some(2), "nothing can be said: {reconciled:?}");
     let broken = copy(&ground, "broken").await;
     ground::force(&broken, TOTAL).await;
     assert_eq!(audit(&ground, &broken, &[]).await.code, 1, "broken goes before incomplete");

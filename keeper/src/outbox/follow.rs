@@ -165,7 +165,7 @@ impl Outbox {
         let foreign = foreign(node, transaction, mined.as_ref()).await;
         let mut tx = self.ledger.begin().await?;
         tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
-        self.adopt(&mut tx, transaction, mined.as_ref(), &foreign).await?;
+        self.enter_foreign(&mut tx, transaction, mined.as_ref(), &foreign).await?;
         tx.commit(point(standing.state)).await?;
         if standing.state != transaction.state {
             self.tell(account_nonce, standing.state, mined.map(|mined| mined.mined.hash));

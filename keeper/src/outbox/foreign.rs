@@ -58,7 +58,7 @@ fn fees(raw: &Bytes) -> Option<Fees> {
 
 impl Outbox {
     /// Enters what [`foreign`] found, in the SQL transaction that enters what it did.
-    pub(super) async fn adopt(
+    pub(super) async fn enter_foreign(
         &self,
         tx: &mut Tx,
         transaction: &Outgoing,

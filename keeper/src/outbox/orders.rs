@@ -171,7 +171,7 @@ impl Outbox {
         let foreign = foreign(&node, parked, Some(&mined)).await;
         let mut tx = self.ledger.begin().await?;
         tx.set_standing(&self.lease, parked, standing, Some(&mined)).await?;
-        self.adopt(&mut tx, parked, Some(&mined), &foreign).await?;
+        self.enter_foreign(&mut tx, parked, Some(&mined), &foreign).await?;
         tx.commit(point(standing.state)).await?;
         Ok(done(format!("the transaction is {} by {hash}", standing.state)))
     }
