@@ -111,7 +111,7 @@ async fn a_record_of_no_settlement_closes_the_splitter() {
     intruder(other, postgres().await).await;
 }
 
-/// Somebody raises what a settlement paid: journal and chain know better.
+/// Somebody raises what a settlement paid: journal and chain know better.
 #[tokio::test]
 async fn a_settlement_that_was_changed_by_hand_closes_the_splitter() {
     let stack = stack("changed", StackOptions::default()).await;
@@ -135,7 +135,7 @@ async fn a_settlement_that_was_changed_by_hand_closes_the_splitter() {
     assert!(!is_closed(&stack, &database).await);
 }
 
-/// A node that cannot say what was at a block says nothing about the books.
+/// A node that cannot say what was at a block says nothing about the books.
 #[tokio::test]
 async fn a_node_without_old_state_is_no_drift() {
     let stack = stack("pruned", StackOptions::default()).await;

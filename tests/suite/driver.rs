@@ -15,8 +15,8 @@ use keeper::{
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
 
-/// R-145, I-7: an amount that is not the Transfer's is refused for good: somebody is called, the audit
-/// log says why, and the settler signs nothing.
+/// I-7: an amount that is not the Transfer's is refused for good: somebody is
+/// called, the audit log says why, and the settler signs nothing.
 #[tokio::test]
 async fn an_amount_that_is_not_its_transfers_is_never_recorded() {
     for hub in Hub::on_both("amount", 100).await {
@@ -50,8 +50,8 @@ async fn an_amount_that_is_not_its_transfers_is_never_recorded() {
     }
 }
 
-/// nothing is recorded before its pull is in a block; then each
-/// record is timed, counted and written down once.
+/// nothing is recorded before its pull is
+/// in a block; then each record is timed, counted and written down once.
 #[tokio::test]
 async fn each_record_waits_for_its_pull_and_is_timed() {
     let hub = Hub::start("timed", None, 2).await;
@@ -76,8 +76,8 @@ async fn each_record_waits_for_its_pull_and_is_timed() {
     assert!(!actions.contains_key("x402.settlement_latency_exceeded"), "{actions:?}");
 }
 
-/// C-29: a record and a split that come too late are said once per payment, and change
-/// nothing: the money goes on.
+/// C-29: a record and a split that come too late are said once per
+/// payment, and change nothing: the money goes on.
 #[tokio::test]
 async fn what_comes_too_late_is_said_and_moves_no_state() {
     let hub = Hub::start("slow", Some(postgres().await), 2).await;

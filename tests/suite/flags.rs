@@ -220,8 +220,8 @@ async fn signing_switched_off_holds_what_is_under_way_and_loses_nothing() {
     }
 }
 
-/// A pull that nodes have lost is handed to them again while nothing is signed: the bytes are
-/// committed.
+/// A pull that nodes have lost is handed to them again while nothing is signed: the bytes
+/// are committed.
 #[tokio::test]
 async fn what_is_signed_is_sent_again_while_nothing_is_signed() {
     let hub = Hub::start("resent", None, 2).await;

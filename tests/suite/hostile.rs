@@ -288,8 +288,8 @@ async fn a_payer_with_code_holds_up_nobody() {
     assert_eq!(on_chain(&stack, &draft.authorization).await, (FUNDS, false));
 }
 
-/// The simulation passes, the chain says no: the pull reverts on chain, nothing is lost, and the
-/// identity is free when its window is over.
+/// The simulation passes, the chain says no: the pull reverts on chain, nothing is lost, and
+/// the identity is free when its window is over.
 #[tokio::test]
 async fn a_pull_that_reverts_on_chain_is_released() {
     let stack = stack(

@@ -2,8 +2,8 @@
 //! twice by whoever goes on with it.
 
 use crate::support::{
-    Draft, call, copy_of, eventually, folder, invoke, keeper, postgres, settlement_of, settlements,
-    sound, splitter_logs, stack, tally, tamper,
+    Draft, audited, call, copy_of, eventually, folder, invoke, keeper, postgres, settlement_of,
+    settlements, sound, splitter_logs, stack, tally, tamper,
 };
 use alloy::primitives::B256;
 use keeper::{
@@ -236,6 +236,7 @@ async fn restored(name: &str, database: &str) {
     let reconciled = command(&config, &new, &["reconcile"], &["--deep"]).output().unwrap();
     let table = String::from_utf8_lossy(&reconciled.stdout).into_owned();
     assert_eq!(reconciled.status.code(), Some(0), "{table}");
+    audited(&config, &new).await;
     assert!(!daemon.logged().contains("refund is due"), "{}", daemon.tail());
     end(daemon).await;
 }

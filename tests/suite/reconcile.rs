@@ -379,7 +379,7 @@ async fn a_late_record_is_shown_and_is_no_difference() {
     assert_eq!(verdicts(&found, "late"), ["record_late"]);
 }
 
-/// Somebody who has the settler's key records money that no payment brought.
+/// Somebody who has the settler's key records money that no payment brought.
 #[tokio::test]
 async fn a_record_by_somebody_else_with_the_key_is_found() {
     let stack = stack("foreign", StackOptions::default()).await;

@@ -1,5 +1,6 @@
 //! What the reconciler concludes of a payment, on which evidence, and what it never concludes.
 
+use crate::refunds::cli;
 use crate::support::{
     Draft, call, chain, eventually, invoke, keeper, on_chain, postgres, send_as, settlement_of,
     smuggle, sound, stack, tally, tamper, through,
@@ -199,6 +200,7 @@ async fn orphan(stack: Stack, database: String) {
     assert_eq!(actions(&database, Action::OrphanDetected).await.len(), 1, "logged once");
 }
 
+///
 #[tokio::test]
 async fn an_orphan_is_told_of_and_may_still_be_confirmed() {
     let one = stack("orphan", StackOptions::default()).await;
@@ -230,8 +232,16 @@ async fn mismatch(stack: Stack, database: String) {
     .await;
     assert_eq!((known.keeper_state, settled(&stack).await), (KeeperState::None, 0));
     assert!(tally(&database, "intents", "kind").await.is_empty());
+    // Anybody who pays can do that: it is shown, and ledger and chain agree about it.
+    eventually("it is shown, and is no difference", || async {
+        let told = cli("reconcile", &daemon.config, &stack, &[]).await;
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        told.status.success() && text.contains("was used for another amount")
+    })
+    .await;
 }
 
+///
 #[tokio::test]
 async fn a_mismatched_payment_is_never_recorded() {
     let one = stack("mismatch", StackOptions::default()).await;
@@ -311,6 +321,7 @@ async fn dust(stack: Stack, database: String) {
     assert!(!daemon.logged().contains("ALARM"), "{}", daemon.tail());
 }
 
+///
 #[tokio::test]
 async fn dust_is_told_of_and_nothing_more() {
     let one = stack("dust", StackOptions::default()).await;

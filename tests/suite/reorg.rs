@@ -1,8 +1,8 @@
 //! Chains that take back what they said, and nodes that lie.
 
 use crate::support::{
-    BOOKED, Draft, call, chain, eventually, invoke, keeper, on_chain, reconciled, settlements,
-    stack, tally, through,
+    BOOKED, Draft, audited, call, chain, eventually, invoke, keeper, on_chain, reconciled,
+    settlements, stack, tally, through,
 };
 use keeper::{
     chain::BlockTag,
@@ -49,7 +49,7 @@ async fn revert(stack: &Stack, snapshot: &Value) {
     assert_eq!(stack.anvil.rpc("evm_revert", json!([snapshot])).await.unwrap(), json!(true));
 }
 
-/// A reorg takes pull, record and split: the same bytes are sent again, and each lands once.
+/// A reorg takes pull, record and split: the same bytes are sent again, and each lands once.
 #[tokio::test]
 async fn a_reorg_is_followed() {
     let stack = slow_finality("reorg").await;
@@ -154,6 +154,7 @@ async fn a_reorg_deeper_than_the_window_is_followed() {
     assert_eq!((puller, settler), (1, 2), "each once");
     eventually("the books agree", || async { reconciled(&stack, &database).await.is_sound() })
         .await;
+    audited(&daemon.config, &database).await;
 }
 
 /// A reorg takes a served payment, and its window closes before it can be sent again: nothing can

@@ -161,12 +161,14 @@ async fn a_log_is_ingested_once(stack: &Stack, database: &str) {
     }
 }
 
+///
 #[tokio::test]
 async fn a_log_is_ingested_once_whoever_asks() {
     let stack = stack("replay", StackOptions::default()).await;
     a_log_is_ingested_once(&stack, &stack.sqlite()).await;
 }
 
+///
 #[tokio::test]
 async fn a_log_is_ingested_once_whoever_asks_on_postgres() {
     let stack = stack("replay-pg", StackOptions::default()).await;

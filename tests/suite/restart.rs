@@ -1,6 +1,8 @@
 //! Crashes and second instances: a payment is settled once, whoever was killed when.
 
-use crate::support::{Draft, call, eventually, invoke, keeper, on_chain, postgres, stack, through};
+use crate::support::{
+    Draft, audited, call, eventually, invoke, keeper, on_chain, postgres, stack, through,
+};
 use sandbox::{AnvilOptions, PRICE_MICRO, StackOptions};
 use serde_json::json;
 
@@ -96,8 +98,9 @@ async fn a_daemon_killed_again_and_again_loses_and_doubles_nothing() {
             }
             drop(daemon);
         }
-        let _daemon = stack.daemon(&keeper(), &database).await.unwrap();
+        let daemon = stack.daemon(&keeper(), &database).await.unwrap();
         through(&stack, &database, paid).await;
+        audited(&daemon.config, &database).await;
     }
 }
 

@@ -426,6 +426,15 @@ pub(crate) async fn through(stack: &Stack, database: &str, payments: u64) {
     );
 }
 
+/// `keeper audit` finds nothing wrong with a ledger, whatever it went through.
+pub(crate) async fn audited(config: &Path, database: &str) {
+    let mut command = tokio::process::Command::new(keeper());
+    command.args(["audit", "--config"]).arg(config).env("KEEPER_DATABASE", database);
+    let output = command.output().await.unwrap();
+    let told = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{}{}", told.0, told.1);
+}
+
 /// Runs `keeper tx` with the configuration of a daemon.
 pub(crate) async fn command(config: &Path, stack: &Stack, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(keeper());

@@ -4,10 +4,10 @@ use super::report::{Check, Report};
 use crate::{
     chain::{BlockTag, Chain, ChainError},
     eip3009::FiatToken,
-    ledger::{Ledger, LedgerError, SplitterRecord, Stream},
+    ledger::{Ledger, LedgerError, Scope, SplitterRecord, Stream},
     splitter::JecpSplitter,
 };
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{Address, B256, U256};
 
 /// Seconds that the mirror may be behind the newest block: a daemon that runs is a few blocks behind.
 const MAX_BEHIND: u64 = 300;
@@ -27,6 +27,8 @@ struct Sums {
     accounted: Check,
     recorded: Check,
     owed: Check,
+    escrow: Check,
+    passed: Check,
 }
 
 impl Sums {
@@ -45,6 +47,8 @@ impl Sums {
                 "what the mirror says was recorded is accountedBalance and what was split",
             ),
             owed: Check::new("chain.owed", "totalOwed is what is accounted and in escrow"),
+            escrow: Check::new("chain.escrow", "each provider's escrow is the contract's"),
+            passed: Check::new("chain.payable", "what was split or withdrawn was paid out"),
         }
     }
 }
@@ -61,6 +65,17 @@ pub async fn hold_against_chain(
 ) -> Result<Report, LedgerError> {
     report.missing.append(&mut unreachable);
     let mut sums = Sums::new();
+    for (chain_id, address) in ledger.read().await?.splitters().await? {
+        let is_asked = splitters
+            .iter()
+            .any(|it| (it.record.chain_id, it.record.address) == (chain_id, address));
+        if !is_asked {
+            report.missing.push(format!(
+                "Splitter {address} on chain {chain_id}: it is in the ledger, and its contract was \
+                 not asked"
+            ));
+        }
+    }
     for splitter in splitters {
         match compare(ledger, splitter, &mut sums).await? {
             Ok(()) => {}
@@ -73,7 +88,8 @@ pub async fn hold_against_chain(
             }
         }
     }
-    report.checks.extend([sums.balance, sums.accounted, sums.recorded, sums.owed]);
+    let Sums { balance, accounted, recorded, owed, escrow, passed } = sums;
+    report.checks.extend([balance, accounted, recorded, owed, escrow, passed]);
     Ok(report.conclude())
 }
 
@@ -93,7 +109,7 @@ async fn compare(
     splitter: &AuditedSplitter,
     sums: &mut Sums,
 ) -> Result<Result<(), Obstacle>, LedgerError> {
-    let SplitterRecord { chain_id, address, .. } = splitter.record;
+    let SplitterRecord { chain_id, address, asset, .. } = splitter.record;
     let mut tx = ledger.read().await?;
     let Some(booked) =
         tx.cursor(chain_id, address, Stream::Journal).await?.and_then(|next| next.checked_sub(1))
@@ -101,7 +117,9 @@ async fn compare(
         return Ok(Err(Obstacle::Behind("nothing is booked yet".to_owned())));
     };
     let mirrored = tx.mirror_end(chain_id, address).await?;
-    let accounts = tx.balances_at(chain_id, address, booked).await?;
+    let scope = Scope { chain_id, splitter: address, asset, up_to: booked };
+    let accounts = tx.accounts_up_to(&scope).await?.into_iter();
+    let accounts: Vec<_> = accounts.map(|(code, [.., balance])| (code, balance)).collect();
     let logs = tx.recorded_less_split(chain_id, address, booked).await?;
     drop(tx);
     let balance = |prefix: &str| {
@@ -109,7 +127,8 @@ async fn compare(
         accounts.fold(0_i128, |sum, (_, balance)| sum.saturating_add(*balance))
     };
     let asked = async {
-        let node = splitter.chain.pinned().await?;
+        let end = mirrored.map_or(booked, |(end, _)| end.max(booked));
+        let node = splitter.chain.pinned_at(end).await?;
         let head = node.head(BlockTag::Latest).await?;
         if let Some((number, hash)) = mirrored {
             let end = node.head(BlockTag::Number(number)).await?;
@@ -127,13 +146,25 @@ async fn compare(
             }
         }
         let block = BlockTag::Number(booked);
-        let SplitterRecord { asset, .. } = splitter.record;
         let held = node.call(asset, &FiatToken::balanceOfCall { account: address }, block).await?;
         let owed = node.call(address, &JecpSplitter::totalOwedCall {}, block).await?;
         let name = |what: &str| format!("{what} of {address} at block {booked}");
         equal(&mut sums.balance, name("USDC"), balance("asset:splitter"), held);
         let booked = balance("accounted:").saturating_add(balance("escrow:"));
         equal(&mut sums.owed, name("totalOwed"), booked, owed);
+        for (code, balance) in &accounts {
+            if code.starts_with("payable:") {
+                equal(&mut sums.passed, name(code), *balance, U256::ZERO);
+            }
+            let Some(provider) = code.strip_prefix("escrow:") else { continue };
+            let Ok(provider) = provider.parse::<Address>() else {
+                sums.escrow.fail(format!("accounts {code}"), "no address");
+                continue;
+            };
+            let call = JecpSplitter::providerEscrowCall { provider };
+            let escrow = node.call(address, &call, block).await?;
+            equal(&mut sums.escrow, name(code), *balance, escrow);
+        }
         for (capability, recorded_less_split) in &logs {
             let Ok(id) = capability.parse::<B256>() else {
                 sums.accounted.fail(format!("splitter_events, capability {capability}"), "no id");

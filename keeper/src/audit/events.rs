@@ -33,6 +33,7 @@ struct State {
     status: Option<Status>,
     keeper: Option<KeeperState>,
     delivery: Option<Delivery>,
+    is_rebuilt: bool,
     seen: bool,
 }
 
@@ -79,6 +80,16 @@ struct Terms<'r> {
     #[serde(borrow)]
     valid_before: Option<Cow<'r, str>>,
     x402_version: Option<i64>,
+}
+
+/// What was sold, as event 0 of a payment that was read back from the chain has it.
+#[derive(Deserialize, Hash)]
+struct RebuiltTerms<'r> {
+    #[serde(borrow)]
+    capability: Option<Cow<'r, str>>,
+    provider: Option<&'r str>,
+    split_bps: Option<[i64; 3]>,
+    splitter_capability_id: Option<&'r str>,
 }
 
 /// The checks that go over events and settlements.
@@ -164,6 +175,10 @@ impl Payments {
         }
         match (row.kind, found) {
             ("status.reserve", Ok(print)) if n == 0 => state.terms = print,
+            ("rebuilt", Ok(print)) if n == 0 => {
+                state.terms = print;
+                state.is_rebuilt = true;
+            }
             ("status.pull_seen", Ok(print)) => state.pull = print,
             ("keeper.record_seen", Ok(print)) => state.record = print,
             ("keeper.split_seen", Ok(print)) => state.split = print,
@@ -181,6 +196,7 @@ impl Payments {
         let body = row.body;
         Ok(match row.kind {
             "status.reserve" if row.n == 0 => self.print(&serde_json::from_str::<Terms<'_>>(body)?),
+            "rebuilt" if row.n == 0 => self.print(&serde_json::from_str::<RebuiltTerms<'_>>(body)?),
             "status.pull_seen" => self.print(&serde_json::from_str::<At<'_>>(body)?),
             "keeper.record_seen" => self.print(&serde_json::from_str::<At<'_>>(body)?),
             "keeper.split_seen" => self.print(&serde_json::from_str::<Split<'_>>(body)?),
@@ -198,6 +214,12 @@ impl Payments {
         let id = Uuid::parse_str(row.id).map(|id| id.as_u128()).unwrap_or_default();
         let genesis = trace.map_or(0, |trace| self.print(&trace));
         let [pull, record, split, terms] = self.columns(row);
+        let rebuilt = self.print(&RebuiltTerms {
+            capability: row.capability_id.map(Cow::Borrowed),
+            provider: row.provider,
+            split_bps: split_bps(row),
+            splitter_capability_id: row.splitter_capability_id,
+        });
         self.standing.pass();
         let Some(state) = self.states.get_mut(&id) else {
             self.standing.fail(name(), "it has no events");
@@ -233,6 +255,7 @@ impl Payments {
                 self.evidence.fail(name(), format!("its {what} is not the one its events cite"));
             }
         }
+        let terms = if state.is_rebuilt { rebuilt } else { terms };
         if state.terms != 0 {
             self.terms.expect(state.terms == terms, || {
                 (name(), "its terms are not those of its first event".to_owned())
@@ -268,10 +291,7 @@ impl Payments {
             payment_hash: row.payment_hash,
             provider: row.provider,
             request_id: row.request_id.map(Cow::Borrowed),
-            split_bps: match (row.provider_bps, row.hub_bps, row.reserve_bps) {
-                (Some(provider), Some(hub), Some(reserve)) => Some([provider, hub, reserve]),
-                _ => None,
-            },
+            split_bps: split_bps(row),
             splitter_capability_id: row.splitter_capability_id,
             valid_before: Some(Cow::Owned(row.valid_before.to_string())),
             x402_version: row.x402_version,
@@ -306,6 +326,11 @@ impl Payments {
             self.terms,
         ]
     }
+}
+
+/// Shares by the columns.
+fn split_bps(row: &SettlementRow<'_>) -> Option<[i64; 3]> {
+    Some([row.provider_bps?, row.hub_bps?, row.reserve_bps?])
 }
 
 /// 32 bytes of lower-case 0x hex.

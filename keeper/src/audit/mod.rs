@@ -15,13 +15,14 @@ pub use chain::{AuditedSplitter, hold_against_chain};
 pub use report::{Check, Finding, Report, Verdict};
 pub use sealer::Sealer;
 
-use crate::ledger::{AttemptRow, Ledger, LedgerError, Tx};
+use crate::ledger::{AttemptRow, Ledger, LedgerError, MAX_SEALED, Tx};
 use alloy::{
     consensus::{Transaction as _, TxEnvelope, transaction::SignerRecoverable},
     eips::eip2718::Decodable2718,
     hex,
     primitives::{Address, B256, keccak256},
 };
+use chrono::TimeDelta;
 use events::Payments;
 use rules::{BOOKED, BOOKS, EVIDENCE, Rule};
 use seals::Seals;
@@ -32,6 +33,10 @@ use std::sync::{
 
 /// Connections that read at the same time, where the database allows it.
 const LANES: usize = 3;
+/// An event that is older has a seal, or the seal was taken away.
+const MAX_UNSEALED_AGE: TimeDelta = TimeDelta::minutes(2);
+/// More events than this are never without a seal while a daemon runs.
+const MAX_UNSEALED: u64 = 2 * MAX_SEALED;
 
 /// How far an audit is.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +67,8 @@ pub struct Options {
     pub deep: bool,
     /// A root that an operator has kept: it must still be there.
     pub since_root: Option<B256>,
+    /// The ledger was read from an export: nobody seals it any more, and its newest event is its now.
+    pub is_copy: bool,
     /// Where to say how far it is.
     pub progress: Progress,
 }
@@ -117,6 +124,15 @@ async fn payments(tx: &mut Tx, options: &Options) -> Result<Report, LedgerError>
     })
     .await?;
     let unsealed_events = seals.unsealed;
+    let mut missing = Vec::new();
+    let overdue = overdue(tx, options, unsealed_events).await?;
+    if overdue > 0 {
+        missing.push(format!(
+            "{overdue} events should be under a seal by now and are not: let the daemon seal them, \
+             and hold its former roots against the ledger with --since-root; somebody may have taken \
+             their seals away"
+        ));
+    }
     let seals = seals.finish();
     let sealed_events = seals[0].checked;
     let mut checks = payments.finish();
@@ -127,8 +143,21 @@ async fn payments(tx: &mut Tx, options: &Options) -> Result<Report, LedgerError>
         unsealed_events,
         newest_root,
         checks,
-        missing: Vec::new(),
+        missing,
     })
+}
+
+/// How many events have no seal although they should have one.
+async fn overdue(tx: &mut Tx, options: &Options, unsealed: u64) -> Result<u64, LedgerError> {
+    if unsealed == 0 || unsealed > MAX_UNSEALED {
+        return Ok(unsealed);
+    }
+    let newest = tx.newest_event_at().await?.filter(|_| options.is_copy);
+    let now = match newest {
+        Some(newest) => newest,
+        None => tx.clock().await?,
+    };
+    tx.unsealed_before(now - MAX_UNSEALED_AGE).await
 }
 
 /// The journal in itself, and against mirror and payments.

@@ -53,6 +53,17 @@ macro_rules! booked {
     };
 }
 
+/// Journals of refunds that are due and were not taken back: how much, and to which account.
+macro_rules! due {
+    () => {
+        "(SELECT j.id, j.settlement_id, p.amount_micro AS amount, a.code
+            FROM journals j JOIN postings p ON p.journal_id = j.id AND p.side = 'credit'
+            JOIN accounts a ON a.id = p.account_id
+            WHERE j.kind = 'refund_due' AND NOT EXISTS (
+                SELECT 1 FROM journals r WHERE r.reverses = j.id))"
+    };
+}
+
 /// The books.
 pub(super) const BOOKS: &[Rule] = &[
     Rule {
@@ -82,6 +93,32 @@ pub(super) const BOOKS: &[Rule] = &[
         violations: "SELECT 'accounts of ' || splitter, 'debits ' || CAST(sum(debits_micro) AS TEXT)
                 || ', credits ' || CAST(sum(credits_micro) AS TEXT)
             FROM accounts GROUP BY chain_id, splitter HAVING sum(debits_micro) <> sum(credits_micro)",
+    },
+    Rule {
+        name: "journals.accounts",
+        promise: "a journal books to the capability or the recipient of its payment or log",
+        count: "SELECT count(*) FROM journals WHERE tx_hash IS NOT NULL AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'kind ' || j.kind || ', line ' || CAST(p.line AS TEXT)
+                || ': ' || a.code || ' is not the account of its payment or log'
+            FROM ",
+            standing!(),
+            " j JOIN postings p ON p.journal_id = j.id AND p.line < 2
+            JOIN accounts a ON a.id = p.account_id
+            LEFT JOIN x402_settlements s ON s.id = j.settlement_id
+            LEFT JOIN splitter_events e ON e.chain_id = j.chain_id AND e.splitter = j.splitter
+                AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
+            LEFT JOIN payout_events o ON o.chain_id = j.chain_id AND o.splitter = j.splitter
+                AND o.tx_hash = j.tx_hash AND o.log_index = j.log_index
+            WHERE j.kind = 'pull' AND p.line = 1 AND a.code <> 'clearing:' || s.splitter_capability_id
+            OR j.kind IN ('record', 'unattributed_record') AND (
+                p.line = 1 AND a.code <> 'accounted:' || e.splitter_capability_id
+                OR p.line = 0 AND a.code NOT IN ('suspense:unattributed',
+                    'clearing:' || coalesce(s.splitter_capability_id, '')))
+            OR j.kind = 'split' AND p.line = 0
+                AND a.code <> 'accounted:' || e.splitter_capability_id
+            OR j.kind = 'payout' AND p.line = 0 AND a.code <> 'payable:' || o.recipient"
+        ),
     },
     Rule {
         name: "journals.reversals",
@@ -302,6 +339,53 @@ pub(super) const EVIDENCE: &[Rule] = &[
             GROUP BY chain_id, record_tx_hash, record_log_index HAVING count(*) > 1",
     },
     Rule {
+        name: "refunds.payments",
+        promise: "a refund is of all of its payment, to its payer, by its provider",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: "SELECT 'x402_refund_log ' || r.id, CAST(r.amount_micro AS TEXT) || ' to '
+                || r.payer || ': that is not payment ' || r.settlement_id
+            FROM x402_refund_log r LEFT JOIN x402_settlements s ON s.id = r.settlement_id
+            WHERE s.id IS NULL OR s.payer <> r.payer OR s.amount_usdc_micro <> r.amount_micro
+            OR s.chain_id <> r.chain_id OR s.splitter <> r.splitter
+            OR coalesce(s.provider, '0x0000000000000000000000000000000000000000') <> r.provider",
+    },
+    Rule {
+        name: "refunds.state",
+        promise: "a refund is what the last event of its payment's refund says",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: "SELECT 'x402_refund_log ' || r.id, 'it is ' || r.state || ', by its events '
+                || coalesce(e.state, 'none')
+            FROM x402_refund_log r
+            LEFT JOIN (SELECT settlement_id, max(n) AS n FROM settlement_events
+                WHERE settlement_id IN (SELECT settlement_id FROM x402_refund_log)
+                AND kind LIKE 'refund.%' GROUP BY settlement_id) l
+                ON l.settlement_id = r.settlement_id
+            LEFT JOIN settlement_events e ON e.settlement_id = l.settlement_id AND e.n = l.n
+            WHERE e.state IS NULL OR e.state <> r.state",
+    },
+    Rule {
+        name: "refunds.journals",
+        promise: "what is owed, proposed or paid is booked once as due, to its payer; nothing else is",
+        count: "SELECT count(*) FROM x402_refund_log",
+        violations: concat!(
+            "SELECT 'x402_refund_log ' || r.id, 'it is ' || r.state || ' and ' || CAST(count(d.id)
+                AS TEXT) || ' journals say that it is due, or another amount or payer'
+            FROM x402_refund_log r LEFT JOIN ",
+            due!(),
+            " d ON d.settlement_id = r.settlement_id
+            GROUP BY r.id, r.state, r.amount_micro, r.payer
+            HAVING count(d.id) <> CASE WHEN r.state IN ('approved', 'proposed', 'paid')
+                THEN 1 ELSE 0 END
+            OR max(d.amount) <> r.amount_micro OR max(d.code) <> 'refund:' || r.payer
+            UNION ALL
+            SELECT 'journals ' || d.id, 'the refund that it says is due is not there'
+            FROM ",
+            due!(),
+            " d LEFT JOIN x402_refund_log r ON r.settlement_id = d.settlement_id
+            WHERE r.id IS NULL"
+        ),
+    },
+    Rule {
         name: "outbox.mined",
         promise: "what was mined is one of the transaction's own envelopes",
         count: "SELECT count(*) FROM transactions WHERE mined_hash IS NOT NULL",
@@ -310,6 +394,7 @@ pub(super) const EVIDENCE: &[Rule] = &[
             FROM transactions t LEFT JOIN attempts a ON a.hash = t.mined_hash
                 AND a.transaction_id = t.id
             WHERE t.mined_hash IS NOT NULL AND a.hash IS NULL
+            AND coalesce(t.reason, '') NOT LIKE 'found on the chain, its bytes are not known: %'
             AND t.state IN ('included', 'safe', 'finalized', 'reverted')",
     },
     Rule {

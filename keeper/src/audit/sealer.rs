@@ -5,11 +5,19 @@ use crate::{
     ledger::{Contention, Lease, Ledger, LedgerError},
     metrics::SEALED_EVENTS,
 };
-use std::{collections::BTreeSet, time::Duration};
+use chrono::TimeDelta;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Between two rounds.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// After so long without a round that came to its end somebody is called.
+const MAX_UNSEALED: Duration = Duration::from_secs(60);
+/// An event without a seal that is older was not written just before the daemon ended.
+const OLD: TimeDelta = TimeDelta::minutes(2);
 /// `seq` is not the order of commits: so far behind the last event that has a position it is looked
 /// for others. No transaction stays open for more than some seconds.
 const TRAILING: u64 = 50_000;
@@ -33,9 +41,29 @@ impl Sealer {
         // The first round looks at every event there is.
         let mut after = 0;
         let mut broken = BTreeSet::new();
+        let mut has_looked = false;
+        // When a round last came to its end; nothing once somebody was called.
+        let mut sealed = Some(Instant::now());
         while !stop.is_cancelled() {
-            match self.round(&mut after, &mut broken).await {
-                Ok(()) => contention.over(),
+            let outcome = async {
+                if !has_looked {
+                    self.look_for_lost_seals().await?;
+                    has_looked = true;
+                }
+                self.round(&mut after, &mut broken).await
+            };
+            let outcome = outcome.await;
+            if let Err(error) = &outcome
+                && sealed.is_some_and(|sealed| sealed.elapsed() > MAX_UNSEALED)
+            {
+                sealed = None;
+                tracing::error!(%error, "ALARM: no event could be sealed for a minute");
+            }
+            match outcome {
+                Ok(()) => {
+                    sealed = Some(Instant::now());
+                    contention.over();
+                }
                 Err(error) if error.is_lease_lost() => return Err(error),
                 Err(error) if error.is_conflict() || error.is_duplicate() => {
                     contention.again("sealer", &error).await;
@@ -47,6 +75,24 @@ impl Sealer {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(INTERVAL) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Whoever takes seals away wants them made anew over another history: it is said before that
+    /// happens, once per start.
+    async fn look_for_lost_seals(&self) -> Result<(), LedgerError> {
+        let mut tx = self.ledger.read().await?;
+        let before = tx.clock().await? - OLD;
+        let is_first = tx.newest_seal().await?.is_none();
+        let old = if is_first { tx.unsealed_before(before).await? } else { 0 };
+        let uncovered = tx.uncovered_positions().await?;
+        if old > 0 || uncovered > 0 {
+            tracing::error!(
+                events = old.max(uncovered),
+                "ALARM: old events are under no seal; they are sealed as they are. After an upgrade \
+                 from a release without seals this is normal, once; otherwise seals were taken away"
+            );
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ pub(super) struct Seals {
     /// Which of them is being recomputed.
     current: usize,
     hasher: Option<SealHasher>,
+    /// A root that must be among those that are recomputed: a stored one proves nothing.
+    since: Option<B256>,
     /// The next position that must come.
     next: u64,
     /// What came too early.
@@ -25,7 +27,7 @@ pub(super) struct Seals {
 }
 
 impl Seals {
-    pub(super) fn new(seals: Vec<Seal>, since: Option<B256>) -> Self {
+    pub(super) fn new(mut seals: Vec<Seal>, since: Option<B256>) -> Self {
         let positions = Check::new(
             "seals.positions",
             "every position has its event, without gaps, and is under a seal",
@@ -34,6 +36,9 @@ impl Seals {
             "seals.roots",
             "every seal's root follows from the root before and from the events under it",
         );
+        for seal in seals.extract_if(.., |seal| seal.to < seal.from) {
+            roots.fail(name(&seal), "it ends before it begins");
+        }
         let mut expected = 0;
         for seal in &seals {
             if seal.from != expected {
@@ -46,14 +51,17 @@ impl Seals {
             }
             expected = seal.to.saturating_add(1);
         }
-        if let Some(root) = since
-            && !seals.iter().any(|seal| seal.root == root)
-        {
-            roots.fail(format!("root {root}"), "is not in this ledger: its history was rewritten");
-        }
-        let early = BTreeMap::new();
-        let mut this =
-            Self { seals, current: 0, hasher: None, next: 0, early, positions, roots, unsealed: 0 };
+        let mut this = Self {
+            seals,
+            current: 0,
+            hasher: None,
+            since,
+            next: 0,
+            early: BTreeMap::new(),
+            positions,
+            roots,
+            unsealed: 0,
+        };
         this.open();
         this
     }
@@ -105,11 +113,14 @@ impl Seals {
     }
 
     fn missing(&mut self, from: u64, until: u64) {
-        for position in from..until {
-            self.positions.fail(
-                format!("event_positions {position}"),
-                "its event is missing from settlement_events, or it lost its position",
-            );
+        if from < until {
+            let last = until.saturating_sub(1);
+            let row = match from == last {
+                true => format!("event_positions {from}"),
+                false => format!("event_positions {from}..{last}"),
+            };
+            let problem = "its event is missing from settlement_events, or it lost its position";
+            self.positions.fail(row, problem);
         }
         // No root over a hole is recomputed: the seals that cover it are passed over.
         if from < until {
@@ -145,7 +156,11 @@ impl Seals {
         }
         if position == seal.to {
             if let Some(hasher) = self.hasher.take() {
-                self.roots.expect(hasher.root() == seal.root, || {
+                let root = hasher.root();
+                if self.since == Some(root) && root == seal.root {
+                    self.since = None;
+                }
+                self.roots.expect(root == seal.root, || {
                     (name(&seal), "its root does not follow from the events under it".to_owned())
                 });
             } else {
@@ -163,6 +178,12 @@ impl Seals {
         }
         if let Some(end) = self.seals.last().map(|seal| seal.to.saturating_add(1)) {
             self.missing(self.next, end);
+        }
+        if let Some(root) = self.since {
+            self.roots.fail(
+                format!("root {root}"),
+                "does not follow from this ledger's events: its history was rewritten",
+            );
         }
         [self.positions, self.roots]
     }
@@ -217,7 +238,7 @@ mod tests {
         assert_eq!(check(sealed(), &[(0, 0), (2, 2), (3, 3)]), [1, 0], "missing");
         assert_eq!(check(sealed(), &[(0, 0), (1, 1), (2, 2)]), [1, 0], "missing at the end");
         assert_eq!(check(sealed(), &[(1, 1), (2, 2), (3, 3)]), [1, 0], "missing at the start");
-        assert_eq!(check(sealed(), &[(0, 0), (1, 1)]), [2, 0], "a seal without events");
+        assert_eq!(check(sealed(), &[(0, 0), (1, 1)]), [1, 0], "a seal without events");
         let all = [(0, 0), (1, 1), (2, 2), (3, 3)];
         assert_eq!(check(sealed()[..1].to_vec(), &all), [2, 0], "the last seal is gone");
         assert_eq!(check(sealed()[1..].to_vec(), &all), [0, 2], "the first seal is gone");
@@ -225,13 +246,40 @@ mod tests {
         other[0].root = event(7);
         assert_eq!(check(other, &all), [0, 2], "a root, and what follows from it");
         assert_eq!(check(vec![], &[(0, 0)]), [1, 0], "no seal at all");
+        let mut turned = sealed();
+        turned.push(Seal { from: 4, to: 3, root: event(8) });
+        assert_eq!(check(turned, &all), [0, 1], "a seal that ends before it begins");
+    }
+
+    /// However far a position is away, a gap is one finding.
+    #[test]
+    fn a_gap_is_told_at_once() {
+        let far = 1_000_000_000_000_000_000;
+        let mut audit = Seals::new(sealed(), None);
+        for position in [0, 1, 2, 3, far] {
+            audit.event(position, Some(position), event(position.to_le_bytes()[0]));
+        }
+        let [positions, roots] = audit.finish();
+        assert_eq!((positions.broken, roots.broken), (2, 0));
+        assert_eq!(positions.findings[0].row, format!("event_positions 4..{}", far - 1));
     }
 
     #[test]
     fn a_root_of_the_log_must_be_there() {
+        let since = |seals: Vec<Seal>, root| {
+            let mut audit = Seals::new(seals, Some(root));
+            for position in 0..4u8 {
+                audit.event(position.into(), Some(position.into()), event(position));
+            }
+            audit.finish()[1].broken
+        };
         let seals = sealed();
-        let known = seals[0].root;
-        assert_eq!(Seals::new(seals.clone(), Some(known)).finish()[1].broken, 0);
-        assert_eq!(Seals::new(seals, Some(event(1))).finish()[1].broken, 1);
+        assert_eq!(since(seals.clone(), seals[0].root), 0);
+        assert_eq!(since(seals.clone(), seals[1].root), 0);
+        assert_eq!(since(seals.clone(), event(1)), 1);
+        // A row that only says so, under which nothing lies.
+        let mut planted = seals;
+        planted.push(Seal { from: 9, to: 8, root: event(1) });
+        assert_eq!(since(planted, event(1)), 2);
     }
 }

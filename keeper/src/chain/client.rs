@@ -228,6 +228,11 @@ impl Chain {
         self.request("eth_getTransactionByHash", (transaction,)).await
     }
 
+    /// A transaction's bytes, as they were signed. Not every node has this method.
+    pub async fn raw_transaction(&self, transaction: B256) -> Result<Option<Bytes>> {
+        self.request("eth_getRawTransactionByHash", (transaction,)).await
+    }
+
     /// Logs of a range of blocks. A node that finds the range too long is asked for its halves.
     pub async fn logs(&self, filter: &Filter, from: u64, to: u64) -> Result<Vec<Log>> {
         let mut found = Vec::new();

@@ -1,12 +1,12 @@
 //! `keeper audit`: is the ledger what it says?
 
 use super::{
-    ConfigArgs, Exit, MISCONFIGURED,
+    ConfigArgs, Exit,
     boot::{Obstacle, inspect},
     config::Config,
 };
 use crate::{
-    audit::{AuditedSplitter, Options, Progress, Report, Verdict, audit, hold_against_chain},
+    audit::{AuditedSplitter, Options, Report, Verdict, audit, hold_against_chain},
     ledger::Ledger,
 };
 use alloy::primitives::B256;
@@ -14,8 +14,6 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{io::IsTerminal, time::Duration};
 
-/// Exit code of an audit that found nothing wrong but could not look at everything.
-const INCOMPLETE: u8 = MISCONFIGURED;
 /// Between two looks at the progress.
 const REDRAW: Duration = Duration::from_millis(100);
 
@@ -39,8 +37,10 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, _) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
-        let ledger = Ledger::open_beside(&config.database).await?;
-        let report = offline(&ledger, self.deep, self.since_root).await?;
+        let ledger = Ledger::open_beside(&config.database).await.map_err(Exit::incomplete)?;
+        let options =
+            Options { deep: self.deep, since_root: self.since_root, ..Options::default() };
+        let report = offline(&ledger, options).await?;
         let mut splitters = Vec::new();
         let mut unreachable = Vec::new();
         for settings in &config.splitter {
@@ -53,20 +53,17 @@ impl Audit {
                 }
             }
         }
-        let report = hold_against_chain(report, &ledger, &splitters, unreachable).await?;
+        let report = hold_against_chain(report, &ledger, &splitters, unreachable)
+            .await
+            .map_err(Exit::incomplete)?;
         conclude(&report, self.json)
     }
 }
 
 /// What needs no chain, with a bar where somebody looks at it.
-pub(super) async fn offline(
-    ledger: &Ledger,
-    deep: bool,
-    since_root: Option<B256>,
-) -> Result<Report, Exit> {
-    let options = Options { deep, since_root, progress: Progress::default() };
+pub(super) async fn offline(ledger: &Ledger, options: Options) -> Result<Report, Exit> {
     if !std::io::stderr().is_terminal() {
-        return Ok(audit(ledger, &options).await?);
+        return audit(ledger, &options).await.map_err(Exit::incomplete);
     }
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
         "{bar:40} {human_pos} of {human_len} rows, {elapsed}",
@@ -84,7 +81,7 @@ pub(super) async fn offline(
         () = draw => return Err(eyre::eyre!("the audit was not finished").into()),
     };
     bar.finish_and_clear();
-    Ok(report?)
+    report.map_err(Exit::incomplete)
 }
 
 /// Prints a report, and says how it ends.
@@ -100,13 +97,10 @@ pub(super) fn conclude(report: &Report, json: bool) -> Result<(), Exit> {
             "the ledger is not what it says; find out who wrote into it before anything is paid out"
         )
         .into()),
-        Verdict::Incomplete => Err(Exit {
-            code: INCOMPLETE,
-            error: eyre::eyre!(
-                "nothing contradicts, but not everything could be looked at: {}",
-                report.missing.join("; ")
-            ),
-        }),
+        Verdict::Incomplete => Err(Exit::incomplete(eyre::eyre!(
+            "nothing contradicts, but not everything could be looked at: {}",
+            report.missing.join("; ")
+        ))),
     }
 }
 

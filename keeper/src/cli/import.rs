@@ -4,7 +4,10 @@ use super::{
     Exit,
     audit::{conclude, offline},
 };
-use crate::{audit::Report, ledger::Ledger};
+use crate::{
+    audit::{Options, Report},
+    ledger::Ledger,
+};
 use eyre::WrapErr;
 use std::{
     env::temp_dir,
@@ -53,6 +56,6 @@ impl Import {
         let footer = ledger.import(&mut BufReader::new(file)).await?;
         let rows: u64 = footer.counts.values().sum();
         eprintln!("{rows} rows read, sha256 {} as its last line says", footer.sha256);
-        offline(&ledger, false, None).await
+        offline(&ledger, Options { is_copy: true, ..Options::default() }).await
     }
 }

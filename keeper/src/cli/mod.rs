@@ -28,6 +28,8 @@ use tracing_subscriber::EnvFilter;
 const FAILED: u8 = 1;
 /// Exit code of a wrong configuration or usage. clap exits with the same.
 const MISCONFIGURED: u8 = 2;
+/// Exit code of a check that could not look at everything, and has found nothing wrong so far.
+const INCOMPLETE: u8 = MISCONFIGURED;
 /// Exit code of a trust root that does not match.
 const TRUST_ROOT_MISMATCH: u8 = 3;
 
@@ -84,6 +86,11 @@ impl Exit {
     /// The operator wrote something wrong.
     fn misconfigured(error: impl Into<eyre::Report>) -> Self {
         Self { code: MISCONFIGURED, error: error.into() }
+    }
+
+    /// Chain or database did not answer: nothing can be said.
+    fn incomplete(error: impl Into<eyre::Report>) -> Self {
+        Self { code: INCOMPLETE, error: error.into() }
     }
 }
 

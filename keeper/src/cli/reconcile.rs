@@ -16,7 +16,7 @@ use std::io::{self, BufWriter, Write};
 /// Blocks that the mirror may be behind the head before somebody is told.
 const BEHIND: u64 = 30;
 
-/// Compare ledger, chain and contracts; exits 1 on any difference.
+/// Compare ledger, chain and contracts; exits 1 on any difference, 2 when one of them could not be asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Reconcile {
     #[command(flatten)]
@@ -41,11 +41,17 @@ pub(super) struct Reconcile {
 impl Reconcile {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, _) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
-        let ledger = Ledger::open_beside(&config.database).await?;
-        let mut reports = Vec::new();
+        let ledger = Ledger::open_beside(&config.database).await.map_err(Exit::incomplete)?;
+        let (mut reports, mut missing) = (Vec::new(), Vec::new());
         for settings in &config.splitter {
-            let station = look_at(&config, settings).await?;
-            reports.push(self.compare(&ledger, &station).await?);
+            let outcome = match look_at(&config, settings).await {
+                Ok(station) => self.compare(&ledger, &station).await,
+                Err(exit) => Err(exit.error),
+            };
+            match outcome {
+                Ok(report) => reports.push(report),
+                Err(error) => missing.push(format!("Splitter {}: {error:#}", settings.address)),
+            }
         }
         let printed = if self.csv {
             print_csv(&ledger, &reports).await
@@ -57,7 +63,7 @@ impl Reconcile {
         if let Err(error) = printed
             && !is_broken_pipe(&error)
         {
-            return Err(error.into());
+            return Err(Exit::incomplete(error));
         }
         for report in &reports {
             if report.behind() > BEHIND {
@@ -69,12 +75,21 @@ impl Reconcile {
                 );
             }
         }
-        if reports.iter().all(Report::is_sound) {
-            Ok(())
-        } else {
-            Err(eyre::eyre!("ledger and chain differ; find out why before anything is paid out")
-                .into())
+        for missing in &missing {
+            eprintln!("keeper: not compared: {missing}");
         }
+        if !reports.iter().all(Report::is_sound) {
+            return Err(eyre::eyre!(
+                "ledger and chain differ; find out why before anything is paid out"
+            )
+            .into());
+        }
+        if !missing.is_empty() {
+            return Err(Exit::incomplete(eyre::eyre!(
+                "nothing differs, but not everything could be compared"
+            )));
+        }
+        Ok(())
     }
 
     async fn compare(&self, ledger: &Ledger, station: &Station) -> eyre::Result<Report> {
@@ -102,7 +117,9 @@ impl Reconcile {
 pub(super) async fn look_at(config: &Config, settings: &Splitter) -> Result<Station, Exit> {
     inspect(config, settings).await.map_err(|obstacle| match obstacle {
         Obstacle::Fatal(reason) => Exit::misconfigured(eyre::eyre!("{reason}")),
-        Obstacle::TrustRoot(reason) | Obstacle::Wait(reason) => eyre::eyre!("{reason}").into(),
+        Obstacle::TrustRoot(reason) | Obstacle::Wait(reason) => {
+            Exit::incomplete(eyre::eyre!("{reason}"))
+        }
     })
 }
 

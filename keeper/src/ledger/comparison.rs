@@ -144,7 +144,11 @@ macro_rules! verdicts {
                             AND e.chain_id = $1 AND e.splitter = $2
                             AND e.event_name = 'SettlementRecorded')) THEN 'pull_unknown'
                     WHEN o.id IS NULL OR o.status IN ('released', 'failed') THEN 'inflow'
-                    WHEN o.amount_usdc_micro <> p.amount_micro THEN 'pull_amount'
+                    WHEN o.amount_usdc_micro <> p.amount_micro THEN CASE
+                        WHEN o.status = 'mismatched' AND EXISTS (SELECT 1 FROM booked b
+                            WHERE b.tx_hash = p.tx_hash AND b.log_index = p.log_index
+                            AND b.kind = 'unattributed_inflow') THEN 'held_amount'
+                        ELSE 'pull_amount' END
                     WHEN o.status = 'mismatched' THEN 'receipt'
                     WHEN o.tx_hash IS NOT NULL THEN 'pulled_twice'
                     ELSE 'pull_not_noted' END AS verdict,

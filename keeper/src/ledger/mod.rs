@@ -20,6 +20,7 @@ mod events;
 mod export;
 mod finality;
 mod flags;
+mod foreign;
 mod grants;
 mod import;
 mod intents;
@@ -86,7 +87,7 @@ pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use statements::{
     EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,
 };
-pub use sums::{AccountSums, CapabilitySums, MirrorSums};
+pub use sums::{CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
 pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 pub use verdict::Verdict;

@@ -51,6 +51,8 @@ pub struct Refund {
     pub provider: Address,
     /// All of what was paid.
     pub amount: MicroUsdc,
+    /// How `x402_refund_log` differs from the payment: somebody has written into it. Nothing is paid then.
+    pub contradiction: Option<String>,
     /// Why.
     pub reason: String,
     /// Where it stands.
@@ -101,6 +103,8 @@ pub enum RefundQuery {
 struct Row {
     id: String,
     settlement_id: String,
+    log_payer: String,
+    log_amount: i64,
     pull: Option<String>,
     capability_id: Option<String>,
     status: String,
@@ -131,8 +135,9 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT r.id, r.settlement_id, s.tx_hash AS pull, s.capability_id, s.status, r.chain_id,
-                r.splitter, p.hub_treasury, p.asset, r.agent_id, r.payer, r.provider,
-                r.amount_micro, r.reason, r.state, r.hold_reason, r.note, r.requested_at,
+                r.splitter, p.hub_treasury, p.asset, r.agent_id, s.payer, r.provider,
+                s.amount_usdc_micro AS amount_micro, r.payer AS log_payer,
+                r.amount_micro AS log_amount, r.reason, r.state, r.hold_reason, r.note, r.requested_at,
                 r.decided_at, r.proposed_at, r.paid_at, r.tx_hash, r.log_index, r.block_number,
                 r.block_hash
             FROM x402_refund_log r
@@ -155,6 +160,13 @@ impl TryFrom<Row> for Refund {
         };
         let status = word("x402_settlements.status", &row.status, Status::from_word)?;
         let hold_reason = row.hold_reason.as_deref();
+        let agrees = (&row.log_payer, row.log_amount) == (&row.payer, row.amount_micro);
+        let contradiction = (!agrees).then(|| {
+            format!(
+                "x402_refund_log says {} micro-USDC to {}, the payment is {} of {}",
+                row.log_amount, row.log_payer, row.amount_micro, row.payer
+            )
+        });
         Ok(Self {
             id: uuid("x402_refund_log.id", &row.id)?,
             settlement: uuid("x402_refund_log.settlement_id", &row.settlement_id)?,
@@ -166,9 +178,10 @@ impl TryFrom<Row> for Refund {
             treasury: address("splitters.hub_treasury", &row.hub_treasury)?,
             asset: address("splitters.asset", &row.asset)?,
             agent_id: row.agent_id,
-            payer: address("x402_refund_log.payer", &row.payer)?,
+            payer: address("x402_settlements.payer", &row.payer)?,
             provider: address("x402_refund_log.provider", &row.provider)?,
-            amount: money("x402_refund_log.amount_micro", row.amount_micro)?,
+            amount: money("x402_settlements.amount_usdc_micro", row.amount_micro)?,
+            contradiction,
             reason: row.reason,
             state: word("x402_refund_log.state", &row.state, RefundState::from_word)?,
             hold_reason: hold_reason
@@ -269,7 +282,7 @@ impl Tx {
             WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3";
         const OLDEST: &str = select!(
             "WHERE r.chain_id = $1 AND r.splitter = $2 AND r.state IN ('approved', 'proposed')
-            AND r.payer = $3 AND r.amount_micro = $4 AND coalesce(s.block_number, 0) <= $5
+            AND s.payer = $3 AND s.amount_usdc_micro = $4 AND coalesce(s.block_number, 0) <= $5
             ORDER BY r.requested_at, r.id LIMIT 1"
         );
         let chain = bigint("chain id", chain_id)?;

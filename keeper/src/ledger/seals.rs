@@ -9,6 +9,7 @@ use super::{
 };
 use crate::lifecycle::{SealHasher, event_hash};
 use alloy::primitives::B256;
+use chrono::{DateTime, Utc};
 
 /// Most events under one seal, and in one SQL transaction.
 pub const MAX_SEALED: u64 = 1_000;
@@ -38,6 +39,11 @@ pub struct Sealed {
 #[derive(sqlx::FromRow)]
 struct Number {
     number: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct At {
+    at: DateTime<Utc>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -113,6 +119,30 @@ impl Tx {
         const SELECT: &str = "SELECT from_position, to_position, root FROM event_seals
             ORDER BY from_position";
         fetch_all!(self, SealRow, SELECT)?.into_iter().map(Seal::try_from).collect()
+    }
+
+    /// When the newest event was written.
+    pub async fn newest_event_at(&mut self) -> Result<Option<DateTime<Utc>>> {
+        const SELECT: &str = "SELECT at FROM settlement_events ORDER BY seq DESC LIMIT 1";
+        Ok(fetch_optional!(self, At, SELECT)?.map(|row| row.at))
+    }
+
+    /// How many events that were written before a moment have no position.
+    pub async fn unsealed_before(&mut self, at: DateTime<Utc>) -> Result<u64> {
+        const SELECT: &str = "SELECT count(*) AS number FROM settlement_events e
+            LEFT JOIN event_positions p ON p.seq = e.seq
+            WHERE p.seq IS NULL AND e.at < $1";
+        let number = fetch_optional!(self, Number, SELECT, at)?.and_then(|row| row.number);
+        unsigned("settlement_events", number.unwrap_or(0))
+    }
+
+    /// By how many the positions differ from what the seals cover: both are given together.
+    pub async fn uncovered_positions(&mut self) -> Result<u64> {
+        const SELECT: &str = "SELECT (SELECT count(*) FROM event_positions)
+                - CAST(coalesce(sum(to_position - from_position + 1), 0) AS BIGINT) AS number
+            FROM event_seals";
+        let number = fetch_optional!(self, Number, SELECT)?.and_then(|row| row.number);
+        Ok(number.unwrap_or(0).unsigned_abs())
     }
 
     /// Gives positions to the events from `first` on that have none, up to one that is broken or to

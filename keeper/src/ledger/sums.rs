@@ -7,6 +7,7 @@ use super::{
 };
 use alloy::primitives::B256;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What the mirror's logs sum up to, micro-USDC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,19 +41,6 @@ pub struct CapabilitySums {
     pub split_micro: u64,
     /// Split, by the contract's logs.
     pub split_logs_micro: u64,
-}
-
-/// What an account was debited and credited.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountSums {
-    /// Its name.
-    pub code: String,
-    /// Debits, micro-USDC.
-    pub debits: u64,
-    /// Credits, micro-USDC.
-    pub credits: u64,
-    /// What is left of them on the account's own side.
-    pub balance: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -168,9 +156,10 @@ impl Tx {
             .collect()
     }
 
-    /// What of [`Tx::accounts`] does not count up to a block: journals of later ones.
-    pub async fn uncounted(&mut self, scope: &Scope) -> Result<Vec<AccountSums>> {
-        const SELECT: &str = "SELECT a.code,
+    /// Debits, credits and balance of each account when everything up to a block was booked: those of
+    /// [`Tx::accounts`] without the journals of later blocks.
+    pub async fn accounts_up_to(&mut self, scope: &Scope) -> Result<BTreeMap<String, [i128; 3]>> {
+        const LATER: &str = "SELECT a.code,
                 CAST(coalesce(sum(CASE WHEN p.side = 'debit' THEN p.amount_micro END), 0)
                     AS BIGINT) AS debits,
                 CAST(coalesce(sum(CASE WHEN p.side = 'credit' THEN p.amount_micro END), 0)
@@ -183,17 +172,19 @@ impl Tx {
                 AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id)) j
             JOIN postings p ON p.journal_id = j.id JOIN accounts a ON a.id = p.account_id
             GROUP BY a.code";
+        let mut accounts = BTreeMap::new();
+        for account in self.accounts(scope.chain_id, scope.splitter).await? {
+            let sums = [account.debits.into(), account.credits.into(), account.balance.into()];
+            accounts.insert(account.code, sums);
+        }
         let (chain, splitter, up_to, _) = scope.binds()?;
-        let rows = fetch_all!(self, AccountRow, SELECT, chain, splitter, up_to)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(AccountSums {
-                    code: row.code,
-                    debits: unsigned("postings.amount_micro", row.debits)?,
-                    credits: unsigned("postings.amount_micro", row.credits)?,
-                    balance: row.balance,
-                })
-            })
-            .collect()
+        for later in fetch_all!(self, AccountRow, LATER, chain, splitter, up_to)? {
+            let sums: &mut [i128; 3] = accounts.entry(later.code).or_default();
+            let less = [later.debits, later.credits, later.balance];
+            for (sum, less) in sums.iter_mut().zip(less) {
+                *sum = sum.saturating_sub(less.into());
+            }
+        }
+        Ok(accounts)
     }
 }

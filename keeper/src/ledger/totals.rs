@@ -78,23 +78,9 @@ struct SplitterRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct BalanceRow {
-    code: String,
-    side: String,
-    debits_micro: i64,
-    credits_micro: i64,
-    later_debits: i64,
-    later_credits: i64,
-}
-
-impl BalanceRow {
-    fn balance(self) -> (String, i128) {
-        let debits = i128::from(self.debits_micro).saturating_sub(i128::from(self.later_debits));
-        let credits = i128::from(self.credits_micro).saturating_sub(i128::from(self.later_credits));
-        let balance = debits.saturating_sub(credits);
-        let is_debit = self.side == super::Side::Debit.as_str();
-        (self.code, if is_debit { balance } else { balance.saturating_neg() })
-    }
+struct PlaceRow {
+    chain_id: i64,
+    address: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -150,6 +136,19 @@ impl Tx {
         Ok(())
     }
 
+    /// Every Splitter of this ledger: chain and address.
+    pub async fn splitters(&mut self) -> Result<Vec<(u64, Address)>> {
+        const SELECT: &str = "SELECT chain_id, address FROM splitters ORDER BY chain_id, address";
+        let rows = fetch_all!(self, PlaceRow, SELECT)?.into_iter();
+        rows.map(|row| {
+            Ok((
+                super::columns::unsigned("splitters.chain_id", row.chain_id)?,
+                address("splitters.address", &row.address)?,
+            ))
+        })
+        .collect()
+    }
+
     /// Sums over the settlements of a Splitter; what happened after block `up_to` does not count.
     pub async fn totals(
         &mut self,
@@ -196,30 +195,6 @@ impl Tx {
             hub_micro: number(row.hub_micro)?,
             reserve_micro: number(row.reserve_micro)?,
         })
-    }
-
-    /// What was on each account of a Splitter, on its own side, when everything up to a block was
-    /// booked.
-    pub async fn balances_at(
-        &mut self,
-        chain_id: u64,
-        splitter: Address,
-        block: u64,
-    ) -> Result<Vec<(String, i128)>> {
-        const SELECT: &str = "SELECT a.code, a.side, a.debits_micro, a.credits_micro,
-                CAST(coalesce(later.debits, 0) AS BIGINT) AS later_debits,
-                CAST(coalesce(later.credits, 0) AS BIGINT) AS later_credits
-            FROM accounts a LEFT JOIN (SELECT p.account_id,
-                    sum(CASE WHEN p.side = 'debit' THEN p.amount_micro ELSE 0 END) AS debits,
-                    sum(CASE WHEN p.side = 'credit' THEN p.amount_micro ELSE 0 END) AS credits
-                FROM journals j JOIN postings p ON p.journal_id = j.id
-                WHERE j.chain_id = $1 AND j.splitter = $2 AND j.block_number > $3
-                GROUP BY p.account_id) later ON later.account_id = a.id
-            WHERE a.chain_id = $1 AND a.splitter = $2";
-        let chain = bigint("chain id", chain_id)?;
-        let block = bigint("block number", block)?;
-        let rows = fetch_all!(self, BalanceRow, SELECT, chain, hex(splitter), block)?;
-        Ok(rows.into_iter().map(BalanceRow::balance).collect())
     }
 
     /// Per capability, what the mirror says was recorded less what was split, up to a block.

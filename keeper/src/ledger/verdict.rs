@@ -47,6 +47,9 @@ pub enum Verdict {
     NotOnChain,
     /// Pulled with another amount than agreed.
     PullAmount,
+    /// Somebody has used the authorization of a payment for another amount. The payment is held, and
+    /// the money is booked in suspense.
+    HeldAmount,
     /// Recorded with another amount than agreed.
     RecordAmount,
     /// A split of another sum than that of its payments.
@@ -93,6 +96,7 @@ words!(Verdict {
     BookedUnseen => "booked_unseen",
     NotOnChain => "not_on_chain",
     PullAmount => "pull_amount",
+    HeldAmount => "held_amount",
     RecordAmount => "record_amount",
     SplitAmount => "split_amount",
     ToldAmount => "told_amount",

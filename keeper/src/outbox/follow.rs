@@ -1,6 +1,6 @@
 //! What became of what was sent, and whether it is sent again or replaced.
 
-use super::{Memory, Outbox, OutboxError, worst};
+use super::{Memory, Outbox, OutboxError, foreign::foreign, worst};
 use crate::{
     chain::{BlockTag, Chain as Rpc, ChainError},
     failpoint::Point,
@@ -162,8 +162,10 @@ impl Outbox {
         if standing.state == transaction.state && !standing.is_final {
             return Ok(());
         }
+        let foreign = foreign(node, transaction, mined.as_ref()).await;
         let mut tx = self.ledger.begin().await?;
         tx.set_standing(&self.lease, transaction, standing, mined.as_ref()).await?;
+        self.enter_foreign(&mut tx, transaction, mined.as_ref(), &foreign).await?;
         tx.commit(point(standing.state)).await?;
         if standing.state != transaction.state {
             self.tell(account_nonce, standing.state, mined.map(|mined| mined.mined.hash));

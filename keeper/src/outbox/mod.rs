@@ -6,6 +6,7 @@
 //! it assumes.
 
 mod follow;
+mod foreign;
 mod orders;
 mod plan;
 mod quarantine;

@@ -3,6 +3,7 @@
 use super::{
     Memory, Outbox, OutboxError,
     follow::{point, receipt},
+    foreign::foreign,
 };
 use crate::{
     chain::BlockTag,
@@ -167,8 +168,10 @@ impl Outbox {
         let sighting = Sighting { chain, mined: Some(mined.mined) };
         let (standing, _) =
             TransactionState::observe(parked.account_nonce, parked.work.is_some(), &sighting);
+        let foreign = foreign(&node, parked, Some(&mined)).await;
         let mut tx = self.ledger.begin().await?;
         tx.set_standing(&self.lease, parked, standing, Some(&mined)).await?;
+        self.enter_foreign(&mut tx, parked, Some(&mined), &foreign).await?;
         tx.commit(point(standing.state)).await?;
         Ok(done(format!("the transaction is {} by {hash}", standing.state)))
     }

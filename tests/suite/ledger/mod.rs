@@ -17,7 +17,7 @@ use keeper::{
     ledger::{
         AccountCode, Action, Cost, Envelope, JournalKind, Lease, Ledger, LedgerError, LogRef,
         MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
-        SettlementQuery, SignerRole, SplitterRecord, Stream,
+        SettlementQuery, SignerRole, SplitterRecord, Stream, TokenSighting,
     },
     lifecycle::{
         AttemptKind, Delivery, Failure, Fees, IntentKind, KeeperEvent, Standing, Status,

@@ -228,6 +228,9 @@ async fn populate(db: &Database) {
     tx.commit(HERE).await.unwrap();
     let mut tx = db.ledger.begin().await.unwrap();
     tx.log_action(Action::Closed, None, None, &json!({})).await.unwrap();
+    let asset = Network::BaseSepolia.usdc().address;
+    let seen = TokenSighting { implementation: B256::ZERO, code_hash: B256::ZERO };
+    tx.add_token_sighting(84_532, SPLITTER, asset, &seen).await.unwrap();
     tx.commit(HERE).await.unwrap();
 }
 

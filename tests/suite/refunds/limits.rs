@@ -15,8 +15,9 @@ use keeper::{
 };
 use sandbox::PRICE_MICRO;
 
-/// ten refunds of an agent in a day are owed at once, the eleventh is held: somebody is called
-/// with the agent's name, nothing is booked. Another agent's is owed. A human agrees or not.
+/// ten refunds of an agent in a day are owed at once, the eleventh is held: somebody
+/// is called with the agent's name, nothing is booked. Another agent's is owed. A human agrees or
+/// not.
 #[tokio::test]
 async fn the_eleventh_refund_of_an_agent_in_a_day_is_held() {
     let hub = Broken::start("eleventh", false, "").await;

@@ -1,9 +1,9 @@
 //! From the failed call to the treasury's Transfer, once.
 
-use super::Broken;
+use super::{Broken, cli};
 use crate::{
     ledger::{Database, draft, log, on_both, paid, payment, step, usdc},
-    support::{HERE, eventually, invoke, on_chain, reconciled, tally, tamper},
+    support::{HERE, audited, eventually, invoke, on_chain, reconciled, tally, tamper},
 };
 use alloy::signers::local::PrivateKeySigner;
 use keeper::{
@@ -30,6 +30,7 @@ async fn a_failed_call_is_refunded_once(name: &str, on_postgres: bool) {
 
     let file = hub.stack.folder.join("refunds.json");
     let out = file.to_str().unwrap();
+    a_changed_log_pays_nobody(&hub, out).await;
     hub.ends(0, &["safe", "--out", out]).await;
     assert_eq!(hub.states().await, "proposed 2");
     let said = hub.ends(2, &["safe", "--out", out]).await;
@@ -82,11 +83,37 @@ async fn a_failed_call_is_refunded_once(name: &str, on_postgres: bool) {
     })
     .await;
     the_history_holds(&hub, &refunds[0]).await;
+    audited(&hub.daemon.config, &hub.database).await;
     let again = invoke(&hub.daemon.url, &body, Some(&first.header())).await;
     assert_eq!((again.status, again.code()), (502, "PROVIDER_ERROR"), "it is not served as well");
     let sums = hub.json(&["list", "--by", "provider", "--json"]).await;
     assert_eq!(sums["all"]["paid_micro"], 400_000);
     assert_eq!(sums["providers"][hub.stack.provider_account.to_string()]["count"], 2);
+}
+
+/// What is written into the log of refunds past the keeper goes into no file, and an audit names it.
+async fn a_changed_log_pays_nobody(hub: &Broken, out: &str) {
+    let id = hub.refunds().await[0].id;
+    let set = |sql: &str| format!("UPDATE x402_refund_log SET {sql} WHERE id = '{id}'");
+    let other = "payer = '0x00000000000000000000000000000000000000aa'";
+    let payer = format!("payer = '{}'", hub.refunds().await[0].payer.to_string().to_lowercase());
+    for (changed, back) in [("amount_micro = 400000", "amount_micro = 200000"), (other, &payer)] {
+        tamper(&hub.database, &set(changed)).await.unwrap();
+        let said = hub.ends(1, &["safe", "--out", out]).await;
+        assert!(said.contains(&id.to_string()) && said.contains("x402_refund_log"), "{said}");
+        let audited = cli("audit", &hub.daemon.config, &hub.stack, &[]).await;
+        assert_eq!(audited.status.code(), Some(1));
+        let found = String::from_utf8(audited.stdout).unwrap();
+        assert!(found.contains("refunds.payments: 1 broken"), "{found}");
+        tamper(&hub.database, &set(back)).await.unwrap();
+    }
+    tamper(&hub.database, &set("state = 'denied'")).await.unwrap();
+    let audited = cli("audit", &hub.daemon.config, &hub.stack, &[]).await;
+    let found = String::from_utf8(audited.stdout).unwrap();
+    for check in ["refunds.state: 1 broken", "refunds.journals: 1 broken"] {
+        assert!(found.contains(check), "{found}");
+    }
+    tamper(&hub.database, &set("state = 'approved'")).await.unwrap();
 }
 
 /// Each step is in the payment's hash-chained log and in the audit log.
@@ -112,11 +139,13 @@ async fn the_history_holds(hub: &Broken, refund: &Refund) {
     }
 }
 
+///
 #[tokio::test]
 async fn a_failed_call_is_refunded_once_by_the_treasury_on_sqlite() {
     a_failed_call_is_refunded_once("refund-sqlite", false).await;
 }
 
+///
 #[tokio::test]
 async fn a_failed_call_is_refunded_once_by_the_treasury_on_postgres() {
     a_failed_call_is_refunded_once("refund-postgres", true).await;

@@ -190,6 +190,9 @@ async fn decide(
         )
         .into());
     }
+    if event == RefundEvent::Approve {
+        agrees(&refund)?;
+    }
     if event == RefundEvent::Approve && !refund.is_covered {
         return Err(eyre::eyre!(
             "payment {} of refund {id} is not confirmed on the chain: there is nothing to give back",
@@ -202,6 +205,19 @@ async fn decide(
     tx.commit(Point::Refund).await?;
     println!("refund {id} of {} USDC to {}: {state}", refund.amount, refund.payer);
     Ok(())
+}
+
+/// Refuses what somebody has written into the log of refunds past the keeper.
+fn agrees(refund: &Refund) -> Result<(), Exit> {
+    refund.contradiction.as_ref().map_or(Ok(()), |how| {
+        Err(eyre::eyre!(
+            "refund {} of payment {}: {how}. Nothing is paid; find out who wrote into the database, \
+             and run `keeper audit`",
+            refund.id,
+            refund.settlement
+        )
+        .into())
+    })
 }
 
 fn refused(id: Uuid, error: LedgerError) -> Exit {

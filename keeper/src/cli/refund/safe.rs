@@ -1,6 +1,6 @@
 //! `keeper refund safe`: what is owed, as a batch that the Safe's owners look at and sign.
 
-use super::{Exit, beside, refused};
+use super::{Exit, agrees, beside, refused};
 use crate::{
     failpoint::Point,
     ledger::{Ledger, Refund, RefundQuery},
@@ -44,6 +44,9 @@ impl Safe {
         }
         if let Some(treasury) = self.treasury {
             owed.retain(|refund| refund.treasury == treasury);
+        }
+        for refund in &owed {
+            agrees(refund)?;
         }
         // What a reorg took back since was never paid: there is nothing to give back.
         let (owed, uncovered): (Vec<_>, Vec<_>) =

@@ -45,6 +45,7 @@ fn as_json(refund: &Refund) -> Value {
         "payer": refund.payer,
         "provider": refund.provider,
         "amount_micro": refund.amount,
+        "contradiction": refund.contradiction,
         "reason": refund.reason,
         "state": refund.state.as_str(),
         "hold_reason": refund.hold_reason.map(|reason| reason.as_str()),
@@ -68,7 +69,11 @@ fn rows(refunds: &[Refund]) -> Table {
             refund.amount.to_string(),
             refund.payer.to_string(),
             refund.capability.clone().unwrap_or_default(),
-            why.map_or_else(|| refund.state.to_string(), |why| format!("held: {why}")),
+            match (why, &refund.contradiction) {
+                (_, Some(how)) => format!("{}, BUT {how}", refund.state),
+                (Some(why), None) => format!("held: {why}"),
+                (None, None) => refund.state.to_string(),
+            },
             refund.paid_by.map(|at| at.tx_hash.to_string()).unwrap_or_default(),
         ]);
     }

@@ -74,6 +74,7 @@ impl Category {
             | Verdict::BookedUnseen
             | Verdict::NotOnChain => Self::MissingOnChain,
             Verdict::PullAmount
+            | Verdict::HeldAmount
             | Verdict::RecordAmount
             | Verdict::SplitAmount
             | Verdict::ToldAmount
@@ -87,6 +88,12 @@ impl Category {
             }
         }
     }
+}
+
+/// Whether ledger and chain differ by a verdict. Whoever signed an authorization can sign another one
+/// with its nonce, over a micro-USDC, and use that first: nothing was paid, and nothing differs.
+pub(super) fn is_drift(verdict: Verdict) -> bool {
+    verdict != Verdict::HeldAmount && Category::of(verdict).is_drift()
 }
 
 /// A verdict in words.
@@ -113,6 +120,9 @@ pub(super) const fn words_of(verdict: Verdict) -> &'static str {
         Verdict::BookedUnseen => "a journal books a log that is not there",
         Verdict::NotOnChain => "the mirror has a log that the chain lacks",
         Verdict::PullAmount => "pulled with another amount than agreed",
+        Verdict::HeldAmount => {
+            "its authorization was used for another amount; the payment is held, the money in suspense"
+        }
         Verdict::RecordAmount => "recorded with another amount than agreed",
         Verdict::SplitAmount => "a split of another sum than that of its payments",
         Verdict::ToldAmount => "whoever pulled says another amount",

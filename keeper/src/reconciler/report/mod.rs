@@ -113,19 +113,7 @@ impl Books {
     async fn read(tx: &mut Tx, scope: &Scope) -> Result<Self, ReconcilerError> {
         let Scope { chain_id, splitter, up_to, .. } = *scope;
         let totals = tx.totals(chain_id, splitter, up_to).await?;
-        let mut accounts = BTreeMap::new();
-        for account in tx.accounts(chain_id, splitter).await? {
-            let sums = [account.debits.into(), account.credits.into(), account.balance.into()];
-            accounts.insert(account.code, sums);
-        }
-        for uncounted in tx.uncounted(scope).await? {
-            let sums: &mut [i128; 3] = accounts.entry(uncounted.code).or_default();
-            let less =
-                [uncounted.debits.into(), uncounted.credits.into(), uncounted.balance.into()];
-            for (sum, less) in sums.iter_mut().zip(less) {
-                *sum = sum.saturating_sub(less);
-            }
-        }
+        let accounts = tx.accounts_up_to(scope).await?;
         Ok(Self { totals, accounts })
     }
 

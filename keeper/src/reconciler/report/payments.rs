@@ -6,7 +6,7 @@
 
 use super::{
     Books, Category, Contracts, ReconcilerError, Reconciliation,
-    category::words_of,
+    category::{is_drift, words_of},
     deep::{Logs, differences},
     side_by_side,
 };
@@ -159,7 +159,8 @@ struct Ingested {
     books: Books,
     logs: Logs,
     capabilities: Vec<CapabilitySums>,
-    counts: BTreeMap<Category, (u64, u64)>,
+    /// How many of each kind, of what amount, and whether ledger and chain differ by them.
+    counts: BTreeMap<Category, (u64, u64, bool)>,
     findings: Vec<Finding>,
 }
 
@@ -179,11 +180,12 @@ impl Ingested {
         let up_to = booked.saturating_sub(1).max(overdue).min(mirrored);
         let scope = Scope { chain_id, splitter: address, asset, up_to };
         let (parts, findings) = tx.verdicts(&scope, options.limit).await?;
-        let mut counts = BTreeMap::<_, (u64, u64)>::new();
+        let mut counts = BTreeMap::<_, (u64, u64, bool)>::new();
         for part in parts {
             let sum = counts.entry(Category::of(part.verdict)).or_default();
             sum.0 = sum.0.saturating_add(part.count);
             sum.1 = sum.1.saturating_add(part.micro);
+            sum.2 |= is_drift(part.verdict);
         }
         let capabilities = tx.capability_sums(&scope).await?;
         let sum = |pick: fn(&CapabilitySums) -> u64| {
@@ -239,6 +241,7 @@ pub async fn report(
             sum.0 = sum.0.saturating_add(1);
             let micro = finding.amount_micro.unwrap_or_default();
             sum.1 = sum.1.saturating_add(micro.unsigned_abs());
+            sum.2 |= is_drift(finding.verdict);
             unlike_chain.push(Line::from(finding));
         }
     }
@@ -249,12 +252,12 @@ pub async fn report(
         .map(|sums| capability_row(sums, &books, &contracts))
         .collect::<Result<_, _>>()?;
     let categories = Category::ALL.iter().map(|category| {
-        let (count, amount_micro) = counts.get(category).copied().unwrap_or_default();
-        let is_drift = category.is_drift();
+        let nothing = (0, 0, category.is_drift());
+        let (count, amount_micro, is_drift) = counts.get(category).copied().unwrap_or(nothing);
         CategorySum { category: category.as_str(), count, amount_micro, is_drift }
     });
     // The worst first.
-    findings.sort_by_key(|finding| !Category::of(finding.verdict).is_drift());
+    findings.sort_by_key(|finding| !is_drift(finding.verdict));
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
     let listed = unlike_chain.iter().take(limit).cloned();
     Ok(Report {
