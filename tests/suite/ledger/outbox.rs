@@ -206,14 +206,14 @@ async fn a_delivery_belongs_to_its_last_attempt() {
         let first = tx.begin_delivery(&settlement, None, true).await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), true).await.is_err(), "called");
-        tx.fail_delivery(&settlement, first, Failure::Lost, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, first, Failure::Lost, None, "gone").await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), false).await.is_err(), "once only");
         let second = tx.begin_delivery(&settlement, known.as_ref(), true).await.unwrap();
         assert_eq!((first, second), (1, 2));
         let late = tx.finish_delivery(&settlement, first, 200, &json!({"late": true})).await;
         assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
-        tx.fail_delivery(&settlement, second, Failure::Lost, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, second, Failure::Lost, None, "gone").await.unwrap();
         tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
         tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();

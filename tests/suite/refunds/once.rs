@@ -154,7 +154,7 @@ pub(super) async fn failed(
     let mut tx = db.ledger.begin().await.unwrap();
     let known = tx.settlement(reserved.id).await.unwrap().unwrap();
     let attempt = tx.begin_delivery(&known, None, true).await.unwrap();
-    tx.fail_delivery(&known, attempt, failure, "broken").await.unwrap();
+    tx.fail_delivery(&known, attempt, failure, None, "broken").await.unwrap();
     tx.commit(HERE).await.unwrap();
     if confirm { step(&db.ledger, &known, StatusEvent::Confirm).await } else { known }
 }
