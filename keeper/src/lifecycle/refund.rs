@@ -75,6 +75,9 @@ impl RefundState {
 /// Why a human must decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HoldReason {
+    /// The agent never came back for it: whoever pays late on purpose would be given back what the
+    /// provider keeps.
+    Forgone,
     /// The agent has asked for too many in 24 hours.
     AgentDayLimit,
     /// The amount is large.
@@ -84,6 +87,7 @@ pub enum HoldReason {
 }
 
 words!(HoldReason {
+    Forgone => "forgone",
     AgentDayLimit => "agent_day_limit",
     ReviewAmount => "review_amount",
     WeekLimit => "week_limit",

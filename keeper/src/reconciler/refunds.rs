@@ -72,6 +72,7 @@ impl Reconciler {
             None => tracing::info!(refund = %id, payment = %settlement, %amount, "refund is owed"),
             Some(reason) => {
                 let (threshold, window) = match reason {
+                    HoldReason::Forgone => ("any".to_owned(), "one"),
                     HoldReason::AgentDayLimit => (self.refunds.agent_day.to_string(), "24h"),
                     HoldReason::ReviewAmount => (self.refunds.review_above.to_string(), "one"),
                     HoldReason::WeekLimit => (self.refunds.week_limit.to_string(), "7d"),
