@@ -87,8 +87,8 @@ registry! {
         "The longest of it since the process started.";
     RECORD_LANDED_TOTAL: Counter = "keeper_record_settlement_landed_total" []
         "Payments whose record is on the chain.";
-    LATENCY_CHECK_TOTAL: Counter = "x402_latency_check_total" ["result"]
-        "Records by whether they came within six seconds, or two blocks, of their pull.";
+    LATENCY_CHECK_TOTAL: Counter = "x402_latency_check_total" ["result", "stage"]
+        "Records and splits by whether they came within six seconds, or two blocks, of their pull; a split within twice that.";
     SPLIT_LATENCY_SECONDS: Histogram(SETTLING) = "keeper_split_settlement_latency_seconds" []
         "Time between the blocks of a pull and of the split that covers it.";
     I7_CHECK_TOTAL: Counter = "x402_invariant_i7_check_total" ["result"]

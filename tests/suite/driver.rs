@@ -67,13 +67,17 @@ async fn each_record_waits_for_its_pull_and_is_timed() {
     assert_eq!(metric(daemon, "keeper_record_settlement_landed_total").await, 1);
     assert_eq!(metric(daemon, "keeper_record_settlement_latency_seconds_count").await, 1);
     assert_eq!(metric(daemon, "keeper_split_settlement_latency_seconds_count").await, 1);
-    assert_eq!(metric(daemon, "x402_latency_check_total{result=\"pass\"}").await, 1);
+    for stage in ["record", "split"] {
+        let name = format!("x402_latency_check_total{{result=\"pass\",stage=\"{stage}\"}}");
+        assert_eq!(metric(daemon, &name).await, 1, "{stage}");
+    }
     assert_eq!(metric(daemon, "x402_invariant_i7_check_total{result=\"hold\"}").await, 1);
     let settler = "x402_authorized_settler_check_total{result=\"match\"}";
     assert_eq!(metric(daemon, settler).await, 1);
     let actions = tally(&hub.database, "audit_log", "action").await;
     assert_eq!(actions["x402.settlement_recorded"], 1, "{actions:?}");
     assert!(!actions.contains_key("x402.settlement_latency_exceeded"), "{actions:?}");
+    assert!(!actions.contains_key("x402.split_latency_exceeded"), "{actions:?}");
 }
 
 /// C-29: a record and a split that come too late are said once per
@@ -95,9 +99,13 @@ async fn what_comes_too_late_is_said_and_moves_no_state() {
     through(&hub.stack, &hub.database, 1).await;
     let actions = tally(&hub.database, "audit_log", "action").await;
     assert_eq!(actions["x402.settlement_latency_exceeded"], 1, "{actions:?}");
+    assert_eq!(actions["x402.split_latency_exceeded"], 1, "{actions:?}");
     assert_eq!(actions["x402.settlement_recorded"], 1);
     let daemon = &hub.daemon;
-    assert_eq!(metric(daemon, "x402_latency_check_total{result=\"breach\"}").await, 1);
+    for stage in ["record", "split"] {
+        let name = format!("x402_latency_check_total{{result=\"breach\",stage=\"{stage}\"}}");
+        assert_eq!(metric(daemon, &name).await, 1, "{stage}");
+    }
     let slowest = metric(daemon, "keeper_record_settlement_latency_seconds_max").await;
     assert!(slowest >= 40, "{slowest}");
 }

@@ -417,7 +417,8 @@ async fn an_agent_that_hangs_up_is_served() {
     through(&stack, &database, 1).await;
 }
 
-/// Paid, and nobody ever asked for the result: a refund is due, and somebody is told.
+/// Paid, and nobody ever asked for the result: a refund is due, somebody is told, and a human decides:
+/// the provider has its share of what was pulled late on purpose, too.
 #[tokio::test]
 async fn what_was_paid_and_never_served_is_flagged() {
     let stack = stack("never", StackOptions::default()).await;
@@ -434,6 +435,12 @@ async fn what_was_paid_and_never_served_is_flagged() {
     })
     .await;
     assert!(daemon.logged().contains("ALARM: paid and not served"), "{}", daemon.tail());
+    eventually("its refund is held", || async {
+        let held = tally(&database, "x402_refund_log", "hold_reason").await;
+        held.get("forgone") == Some(&1)
+    })
+    .await;
+    assert_eq!(tally(&database, "x402_refund_log", "state").await["held"], 1);
 }
 
 // ------------------------------------------------------------------------------ providers

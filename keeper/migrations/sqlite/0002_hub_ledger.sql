@@ -126,7 +126,7 @@ CREATE TABLE x402_refund_log (
     state         TEXT        NOT NULL CHECK (state IN (
         'held', 'approved', 'proposed', 'paid', 'denied')),
     hold_reason   TEXT        CHECK (hold_reason IN (
-        'agent_day_limit', 'review_amount', 'week_limit')),
+        'forgone', 'agent_day_limit', 'review_amount', 'week_limit')),
     note          TEXT,
     requested_at  TEXT NOT NULL,
     decided_at    TEXT,

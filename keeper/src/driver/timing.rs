@@ -43,6 +43,14 @@ impl Stage {
         }
     }
 
+    /// Each has its own: a payment of which both are late has both in the audit log.
+    const fn exceeded(self) -> Action {
+        match self {
+            Self::Record => Action::LatencyExceeded,
+            Self::Split => Action::SplitLatencyExceeded,
+        }
+    }
+
     const fn longest(self) -> Lag {
         match self {
             Self::Record => Lag { seconds: 6, blocks: 2 },
@@ -111,7 +119,7 @@ impl Findings {
                 "seconds": seconds,
                 "blocks": blocks,
             });
-            tx.log_action(Action::LatencyExceeded, at, id, &detail).await?;
+            tx.log_action(stage.exceeded(), at, id, &detail).await?;
         }
         Ok(())
     }
@@ -125,14 +133,14 @@ impl Findings {
         }
         for (stage, lag) in &self.lags {
             let took = Duration::from_secs(lag.seconds);
+            let result = if stage.is_in_time(*lag) { "pass" } else { "breach" };
+            LATENCY_CHECK_TOTAL.add(1, [result, stage.as_str()]);
             match stage {
                 Stage::Record => {
                     let slowest = SLOWEST.fetch_max(lag.seconds, Ordering::Relaxed);
                     RECORD_LANDED_TOTAL.add(1, []);
                     RECORD_LATENCY_SECONDS.record(took, []);
                     RECORD_LATENCY_SECONDS_MAX.set(slowest.max(lag.seconds), []);
-                    let result = if stage.is_in_time(*lag) { "pass" } else { "breach" };
-                    LATENCY_CHECK_TOTAL.add(1, [result]);
                 }
                 Stage::Split => SPLIT_LATENCY_SECONDS.record(took, []),
             }

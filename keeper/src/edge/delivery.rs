@@ -37,6 +37,20 @@ enum Turn {
     Over(Failure),
 }
 
+/// Why a call came to nothing.
+struct Failed {
+    failure: Failure,
+    /// What the provider answered, where that was the failure.
+    http_status: Option<u16>,
+    why: String,
+}
+
+impl Failed {
+    fn new(failure: Failure, why: &str) -> Self {
+        Self { failure, http_status: None, why: why.to_owned() }
+    }
+}
+
 /// Has the provider serve a paid call, or takes the answer that is already there.
 pub(super) async fn deliver(
     edge: &Edge,
@@ -82,7 +96,7 @@ pub(super) async fn deliver(
             }
             Ok(paid(result, false))
         }
-        Err((failure, why)) => {
+        Err(Failed { failure, why, .. }) => {
             tracing::error!(
                 payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
             );
@@ -97,7 +111,7 @@ async fn store(
     site: &Site,
     settlement: &Settlement,
     attempt: u64,
-    outcome: &Result<(u16, Value), (Failure, String)>,
+    outcome: &Result<(u16, Value), Failed>,
 ) -> Result<(), LedgerError> {
     let mut tries = 0;
     loop {
@@ -107,8 +121,8 @@ async fn store(
                 Ok((status, result)) => {
                     tx.finish_delivery(settlement, attempt, *status, result).await?;
                 }
-                Err((failure, why)) => {
-                    tx.fail_delivery(settlement, attempt, *failure, why).await?;
+                Err(Failed { failure, http_status, why }) => {
+                    tx.fail_delivery(settlement, attempt, *failure, *http_status, why).await?;
                 }
             }
             tx.commit(Point::EndDelivery).await
@@ -155,7 +169,7 @@ async fn take_turn(
             if *age >= limit {
                 let why = "the process that called the provider is gone";
                 let mut tx = site.ledger.begin().await?;
-                tx.fail_delivery(settlement, *attempts, Failure::Lost, why).await?;
+                tx.fail_delivery(settlement, *attempts, Failure::Lost, None, why).await?;
                 tx.commit(Point::LoseDelivery).await?;
                 tracing::error!(
                     payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
@@ -183,7 +197,7 @@ async fn call(
     capability: &Capability,
     invocation: &Invocation,
     settlement: &Settlement,
-) -> Result<(u16, Value), (Failure, String)> {
+) -> Result<(u16, Value), Failed> {
     let body = json!({
         "id": invocation.id,
         "capability": invocation.capability,
@@ -194,7 +208,7 @@ async fn call(
     .to_string();
     let timestamp = Utc::now().timestamp().to_string();
     let signature = sign(&capability.hmac_secret, &timestamp, &body)
-        .ok_or((Failure::Error, "the secret cannot sign".to_owned()))?;
+        .ok_or_else(|| Failed::new(Failure::Error, "the secret cannot sign"))?;
     let answer = edge
         .http
         .post(capability.endpoint.clone())
@@ -211,33 +225,35 @@ async fn call(
         .map_err(|error| failed(&error))?;
     let status = answer.status();
     if !status.is_success() {
-        return Err((Failure::Error, format!("HTTP status {status}")));
+        let why = format!("HTTP status {status}");
+        let http_status = Some(status.as_u16());
+        return Err(Failed { failure: Failure::Error, http_status, why });
     }
     let body = read(answer).await?;
     let result = serde_json::from_slice(&body)
-        .map_err(|_| (Failure::Error, "the answer is no JSON".to_owned()))?;
+        .map_err(|_| Failed::new(Failure::Error, "the answer is no JSON"))?;
     Ok((status.as_u16(), result))
 }
 
 /// An answer's body, up to a limit: it is kept, and shown again.
-async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, (Failure, String)> {
+async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, Failed> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_BODY_BYTES {
-            return Err((Failure::Error, "the answer is larger than 10 MB".to_owned()));
+            return Err(Failed::new(Failure::Error, "the answer is larger than 10 MB"));
         }
     }
     Ok(body)
 }
 
-fn failed(error: &reqwest::Error) -> (Failure, String) {
+fn failed(error: &reqwest::Error) -> Failed {
     if error.is_timeout() {
-        (Failure::Timeout, "no answer in time".to_owned())
+        Failed::new(Failure::Timeout, "no answer in time")
     } else if error.is_connect() {
-        (Failure::Unavailable, "no connection".to_owned())
+        Failed::new(Failure::Unavailable, "no connection")
     } else {
-        (Failure::Lost, "the connection broke".to_owned())
+        Failed::new(Failure::Lost, "the connection broke")
     }
 }
 

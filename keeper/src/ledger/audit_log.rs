@@ -22,8 +22,10 @@ pub enum Action {
     Lifted,
     /// A payment's record was seen, and how long after its pull.
     SettlementRecorded,
-    /// A payment was recorded or split later after its pull than the specification allows (I-8).
+    /// A payment was recorded later after its pull than the specification allows (I-8).
     LatencyExceeded,
+    /// It was split later than that.
+    SplitLatencyExceeded,
     /// A record or a split was tried for twelve seconds and is not on the chain; it is tried on.
     RetryExhausted,
     /// A payment's amount or payee is not what its Transfer says (I-7); it is never recorded.
@@ -66,6 +68,7 @@ words!(Action {
     Lifted => "x402.lifted",
     SettlementRecorded => "x402.settlement_recorded",
     LatencyExceeded => "x402.settlement_latency_exceeded",
+    SplitLatencyExceeded => "x402.split_latency_exceeded",
     RetryExhausted => "x402.record_retry_exhausted",
     AmountViolation => "invariant_i7_violation",
     RefundRequested => "x402.refund_requested",

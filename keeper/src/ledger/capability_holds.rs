@@ -25,7 +25,7 @@ pub struct CapabilityHold {
     pub held_at: DateTime<Utc>,
 }
 
-/// Calls of a capability that ended within the last hour.
+/// Calls of a capability that ended within the last hour and say something of its provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CapabilityCalls {
     /// Its id at the Splitter.
@@ -34,6 +34,8 @@ pub struct CapabilityCalls {
     pub finished: u64,
     /// Those that the provider failed.
     pub failed: u64,
+    /// By whom those were paid.
+    pub failed_payers: u64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -48,6 +50,7 @@ struct CallsRow {
     splitter_capability_id: String,
     finished: i64,
     failed: i64,
+    failed_payers: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -58,7 +61,8 @@ struct Number {
 impl Tx {
     /// Capabilities of a Splitter that are sold although the policy says that too many of their calls
     /// fail. Calls before an operator resumed the sale do not count, nor those that an agent never
-    /// came back for.
+    /// came back for, nor those that the provider refused as wrong (4xx): their input is the agent's.
+    /// 401, 408 and 429 say nothing of the input, and are the provider's failures.
     pub async fn failing_capabilities(
         &mut self,
         chain_id: u64,
@@ -66,11 +70,14 @@ impl Tx {
         policy: &RefundPolicy,
     ) -> Result<Vec<CapabilityCalls>> {
         const SELECT: &str = "SELECT s.splitter_capability_id, count(*) AS finished,
-                count(*) FILTER (WHERE d.state <> 'delivered') AS failed
+                count(*) FILTER (WHERE d.state <> 'delivered') AS failed,
+                count(DISTINCT s.payer) FILTER (WHERE d.state <> 'delivered') AS failed_payers
             FROM deliveries d JOIN x402_settlements s ON s.id = d.settlement_id
             WHERE s.chain_id = $1 AND s.splitter = $2 AND d.finished_at > $3
             AND d.state IN ('delivered', 'failed', 'unknown')
             AND (d.failure IS NULL OR d.failure <> 'forgone')
+            AND (d.http_status IS NULL OR d.http_status NOT BETWEEN 400 AND 499
+                OR d.http_status IN (401, 408, 429))
             AND s.splitter_capability_id IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM capability_holds h
                 WHERE h.chain_id = s.chain_id AND h.splitter = s.splitter
@@ -89,8 +96,9 @@ impl Tx {
                 )?,
                 finished: unsigned("deliveries", row.finished)?,
                 failed: unsigned("deliveries", row.failed)?,
+                failed_payers: unsigned("deliveries", row.failed_payers)?,
             };
-            if policy.is_failing(calls.finished, calls.failed) {
+            if policy.is_failing(calls.finished, calls.failed, calls.failed_payers) {
                 failing.push(calls);
             }
         }

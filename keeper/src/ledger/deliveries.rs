@@ -119,6 +119,7 @@ impl Tx {
     }
 
     /// Stores that the provider failed an attempt, or that nobody knows; either way a refund is due.
+    /// The status is the provider's, where it answered with one that means failure.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when the attempt is not the last one, or is over.
@@ -127,16 +128,18 @@ impl Tx {
         settlement: &Settlement,
         attempt: u64,
         failure: Failure,
+        http_status: Option<u16>,
         text: &str,
     ) -> Result<()> {
         const UPDATE: &str = "UPDATE deliveries SET state = $1, failure = $2, failure_text = $3,
-            refund_due = $4, finished_at = $5
-            WHERE settlement_id = $6 AND attempts = $7 AND state = 'calling'";
+            refund_due = $4, finished_at = $5, http_status = $6
+            WHERE settlement_id = $7 AND attempts = $8 AND state = 'calling'";
         let event = failure.event();
         let state = Delivery::Calling.step(event, false)?;
         let (id, attempt) = (settlement.id.to_string(), bigint("attempts", attempt)?);
         let (to, word) = (state.as_str(), failure.as_str());
-        let rows = execute!(self, UPDATE, to, word, text, true, now(), &id, attempt)?;
+        let status = http_status.map(|status| bigint("http status", status)).transpose()?;
+        let rows = execute!(self, UPDATE, to, word, text, true, now(), status, &id, attempt)?;
         one(rows, settlement)?;
         let kind = format!("delivery.{event}");
         let body = json!({

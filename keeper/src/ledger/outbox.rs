@@ -5,6 +5,7 @@
 
 use super::{
     Intent, Lease, LedgerError, Result, Tx,
+    closures::unfrozen,
     columns::{address, bigint, hash, hex, unsigned, uuid, word},
     intents::backed,
     query::{execute, fetch_all, fetch_optional},
@@ -113,6 +114,7 @@ struct TransactionRow {
     gas_limit: i64,
     data_fee_wei: i64,
     works: i64,
+    frozen: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -231,16 +233,23 @@ impl Tx {
         unsigned("transactions.account_nonce", nonce)
     }
 
-    /// Transactions of a signer that wait for their first signature.
+    /// Transactions of a signer that wait for their first signature and may get it: none that works
+    /// for a Splitter whose books are in doubt, and none behind such a one, which could not be mined.
     pub async fn unsigned(&mut self, chain_id: u64, signer: Address) -> Result<Vec<Unsigned>> {
-        const SELECT: &str = "SELECT id, account_nonce, to_address, calldata, gas_limit,
+        const SELECT: &str = concat!(
+            "SELECT id, account_nonce, to_address, calldata, gas_limit,
             data_fee_wei, (SELECT count(*) FROM transaction_intents ti
-                WHERE ti.transaction_id = transactions.id) AS works
+                WHERE ti.transaction_id = transactions.id) AS works,
+            CAST(CASE WHEN ",
+            unfrozen!("transactions"),
+            " THEN 0 ELSE 1 END AS BIGINT) AS frozen
             FROM transactions WHERE chain_id = $1 AND signer = $2 AND state = 'planned'
-            ORDER BY account_nonce";
+            ORDER BY account_nonce"
+        );
         let chain = bigint("chain id", chain_id)?;
         let rows = fetch_all!(self, TransactionRow, SELECT, chain, hex(signer))?;
         rows.into_iter()
+            .take_while(|row| row.works == 0 || row.frozen == 0)
             .map(|row| {
                 Ok(Unsigned {
                     id: row.id,

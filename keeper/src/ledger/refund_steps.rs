@@ -8,8 +8,8 @@ use super::{
     query::{execute, fetch_optional},
 };
 use crate::lifecycle::{
-    Delivery, DeliveryEvent, HoldReason, RefundEvent, RefundHistory, RefundPolicy, RefundState,
-    Status,
+    Delivery, DeliveryEvent, Failure, HoldReason, RefundEvent, RefundHistory, RefundPolicy,
+    RefundState, Status,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -41,7 +41,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Asks for all of a payment back, once. The policy decides whether it is owed at once or held.
+    /// Asks for all of a payment back, once. The policy decides whether it is owed at once or held;
+    /// what its agent never came back for is always held.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when its delivery changes in this very moment.
@@ -68,7 +69,11 @@ impl Tx {
         }
         let agent = paid.agent_id.clone().unwrap_or_else(|| hex(paid.payer));
         let before = self.refund_history(&agent).await?;
-        let hold = policy.hold(paid.amount, before);
+        let is_forgone = self.delivery(paid.id).await?.is_some_and(|delivery| {
+            delivery.state == Delivery::Failed && delivery.failure == Some(Failure::Forgone)
+        });
+        let hold =
+            if is_forgone { Some(HoldReason::Forgone) } else { policy.hold(paid.amount, before) };
         let state = if hold.is_some() { RefundState::Held } else { RefundState::Approved };
         let (id, at) = (Uuid::new_v4(), self.clock().await?);
         execute!(

@@ -75,6 +75,9 @@ impl RefundState {
 /// Why a human must decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HoldReason {
+    /// The agent never came back for it: whoever pays late on purpose would be given back what the
+    /// provider keeps.
+    Forgone,
     /// The agent has asked for too many in 24 hours.
     AgentDayLimit,
     /// The amount is large.
@@ -84,6 +87,7 @@ pub enum HoldReason {
 }
 
 words!(HoldReason {
+    Forgone => "forgone",
     AgentDayLimit => "agent_day_limit",
     ReviewAmount => "review_amount",
     WeekLimit => "week_limit",
@@ -102,6 +106,8 @@ pub struct RefundPolicy {
     pub failure_percent: u64,
     /// So many calls must have ended before that is judged.
     pub failure_sample: u64,
+    /// So many payers must have failed calls: one agent alone takes nothing off sale.
+    pub failure_payers: u64,
 }
 
 impl Default for RefundPolicy {
@@ -112,6 +118,7 @@ impl Default for RefundPolicy {
             week_limit: MicroUsdc::new(500_000_000).unwrap_or_default(),
             failure_percent: 5,
             failure_sample: 20,
+            failure_payers: 3,
         }
     }
 }
@@ -140,11 +147,12 @@ impl RefundPolicy {
         }
     }
 
-    /// Whether so many failures of so many calls are too many to go on selling.
-    pub fn is_failing(&self, finished: u64, failed: u64) -> bool {
+    /// Whether so many failures of so many calls, paid by so many, are too many to go on selling
+    ///
+    pub fn is_failing(&self, finished: u64, failed: u64, failed_payers: u64) -> bool {
         let failed = u128::from(failed).saturating_mul(100);
         let allowed = u128::from(finished).saturating_mul(u128::from(self.failure_percent));
-        finished >= self.failure_sample && failed > allowed
+        finished >= self.failure_sample && failed_payers >= self.failure_payers && failed > allowed
     }
 }
 
@@ -199,11 +207,12 @@ mod tests {
     #[test]
     fn a_capability_fails_too_often_above_five_percent_of_twenty_calls() {
         let policy = RefundPolicy::default();
-        assert!(!policy.is_failing(19, 19), "too few to judge");
-        assert!(!policy.is_failing(20, 1), "five percent");
-        assert!(policy.is_failing(20, 2));
-        assert!(!policy.is_failing(100, 5));
-        assert!(policy.is_failing(100, 6));
-        assert!(policy.is_failing(u64::MAX, u64::MAX));
+        assert!(!policy.is_failing(19, 19, 19), "too few to judge");
+        assert!(!policy.is_failing(20, 1, 3), "five percent");
+        assert!(policy.is_failing(20, 3, 3));
+        assert!(!policy.is_failing(20, 20, 2), "two payers only");
+        assert!(!policy.is_failing(100, 5, 5));
+        assert!(policy.is_failing(100, 6, 3));
+        assert!(policy.is_failing(u64::MAX, u64::MAX, u64::MAX));
     }
 }

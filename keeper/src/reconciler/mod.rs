@@ -342,7 +342,7 @@ impl Reconciler {
                 Some(delivery) => {
                     let why = "the process that called the provider is gone";
                     let attempt = delivery.attempts;
-                    tx.fail_delivery(&settlement, attempt, Failure::Lost, why).await
+                    tx.fail_delivery(&settlement, attempt, Failure::Lost, None, why).await
                 }
             };
             match given_up {

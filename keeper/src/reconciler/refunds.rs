@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 const MAX_RANGE: u64 = 2_000;
 /// A call whose outcome is unknown may be repeated for so long before its refund is asked for.
 const PATIENCE: TimeDelta = TimeDelta::minutes(10);
-/// A refund must be paid within so long.
+/// A refund must be paid within so long after it was agreed to.
 const OVERDUE: TimeDelta = TimeDelta::hours(24);
 
 /// USDC that the treasury sent to somebody.
@@ -72,6 +72,7 @@ impl Reconciler {
             None => tracing::info!(refund = %id, payment = %settlement, %amount, "refund is owed"),
             Some(reason) => {
                 let (threshold, window) = match reason {
+                    HoldReason::Forgone => ("any".to_owned(), "one"),
                     HoldReason::AgentDayLimit => (self.refunds.agent_day.to_string(), "24h"),
                     HoldReason::ReviewAmount => (self.refunds.review_above.to_string(), "one"),
                     HoldReason::WeekLimit => (self.refunds.week_limit.to_string(), "7d"),
@@ -122,7 +123,8 @@ impl Reconciler {
         let is_said = |refund: &Refund| {
             said.iter().any(|record| record.settlement == Some(refund.settlement))
         };
-        let is_late = |refund: &Refund| clock - refund.requested_at > OVERDUE;
+        // What was held is owed since a human has agreed.
+        let is_late = |refund: &Refund| clock - owed_since(refund) > OVERDUE;
         for refund in owed.iter().filter(|refund| is_late(refund) && !is_said(refund)) {
             self.say_overdue(refund).await?;
         }
@@ -190,7 +192,10 @@ impl Reconciler {
     /// Calls a human, once per refund.
     async fn say_overdue(&self, refund: &Refund) -> Result<(), ReconcilerError> {
         let place = Some((refund.chain_id, refund.splitter));
-        let detail = json!({"refund": refund.id, "requested_at": refund.requested_at});
+        let detail = json!({
+            "refund": refund.id, "requested_at": refund.requested_at,
+            "owed_since": owed_since(refund),
+        });
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
         let settlement = Some(refund.settlement);
@@ -203,6 +208,11 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// When a refund was agreed to, by the policy or by a human.
+fn owed_since(refund: &Refund) -> DateTime<Utc> {
+    refund.decided_at.unwrap_or(refund.requested_at)
 }
 
 /// Where a Transfer stands, and what it says.

@@ -4,7 +4,7 @@
 use super::{
     WatcherError,
     clock::{Clock, Verdict},
-    token,
+    token::{self, Doubt},
 };
 use crate::{
     chain::{BlockTag, Chain, Heads, SeenHead},
@@ -20,6 +20,15 @@ use tokio_util::sync::CancellationToken;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Seconds between two blocks of Base.
 const BLOCK_TIME: Duration = Duration::from_secs(2);
+
+/// What was looked at.
+#[derive(Debug, Default)]
+struct Looked {
+    /// The newest block of which all was seen.
+    head: Option<B256>,
+    /// A token that is not the known one.
+    doubt: Doubt,
+}
 
 /// Looks out for one Splitter.
 #[derive(Debug)]
@@ -51,7 +60,7 @@ impl Lookout {
         let mut clock = Clock::new(self.max_clock_skew, BLOCK_TIME, self.poll_interval);
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut looked = None;
+        let mut looked = Looked::default();
         let mut was_silent = false;
         loop {
             let round = tokio::select! {
@@ -89,37 +98,49 @@ impl Lookout {
     }
 
     /// A head has come. The first is looked at at once.
-    async fn meet(&self, clock: &mut Clock, looked: &mut Option<B256>) -> Result<(), WatcherError> {
+    async fn meet(&self, clock: &mut Clock, looked: &mut Looked) -> Result<(), WatcherError> {
         self.look_at_clock(clock).await?;
-        if looked.is_none() { self.look(looked).await } else { Ok(()) }
+        if looked.head.is_none() { self.look(looked).await } else { Ok(()) }
     }
 
     /// What is to be seen at the newest block, unless it was looked at before.
-    async fn look(&self, looked: &mut Option<B256>) -> Result<(), WatcherError> {
+    async fn look(&self, looked: &mut Looked) -> Result<(), WatcherError> {
         let Some(SeenHead { head, .. }) = self.heads.latest() else { return Ok(()) };
         self.measure(head.number()).await?;
-        if *looked == Some(head.hash) {
+        if looked.head == Some(head.hash) {
             return Ok(());
         }
         // One node, and none that is before this block: it would show what was.
         let node = self.chain.pinned_at(head.number()).await?;
         let at = BlockTag::Number(head.number());
         // Each on its own: a node that cannot tell the one may tell the other.
-        let token = self.look_at_token(&node, at).await;
+        let token = self.look_at_token(&node, at, head.hash, &mut looked.doubt).await;
         self.look_at_bars(&node, at).await?;
         token?;
-        *looked = Some(head.hash);
+        looked.head = Some(head.hash);
         Ok(())
     }
 
     /// The token's code and implementation are what they were, or somebody looks first.
-    async fn look_at_token(&self, node: &Chain, at: BlockTag) -> Result<(), WatcherError> {
+    async fn look_at_token(
+        &self,
+        node: &Chain,
+        at: BlockTag,
+        head: B256,
+        doubt: &mut Doubt,
+    ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
         let seen = token::sight(node, asset, at).await?;
         let mut tx = self.ledger.read().await?;
         let known = tx.token_sighting(chain_id, address).await?;
         drop(tx);
-        if known == Some(seen) {
+        if !doubt.judge(head, seen, known) {
+            if known.is_some_and(|known| known != seen) {
+                tracing::warn!(
+                    splitter = %address, block = %at, ?seen,
+                    "the token looks like another one; looking again"
+                );
+            }
             return Ok(());
         }
         let mut tx = self.ledger.begin().await?;

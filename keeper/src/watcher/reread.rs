@@ -10,6 +10,9 @@ use crate::{
 use serde_json::json;
 use std::collections::HashSet;
 
+/// How often in a row a range is tried before its order is given up: others wait behind it.
+const MAX_ATTEMPTS: u32 = 10;
+
 /// What a reading changed in the mirror.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Change {
@@ -56,6 +59,8 @@ pub(super) struct Progress {
     order: i64,
     next: u64,
     change: Change,
+    /// How often in a row the next range could not be read.
+    failures: u32,
 }
 
 impl Watcher {
@@ -69,17 +74,31 @@ impl Watcher {
         let Some(order) = orders.first() else { return Ok(false) };
         if progress.order != order.id {
             let next = order.from.max(first_block);
-            *progress = Progress { order: order.id, next, change: Change::default() };
+            *progress = Progress { order: order.id, next, ..Progress::default() };
         }
         // What the mirror does not hold yet is read by itself, and in its order.
         let last = order.to.min(mirrored.saturating_sub(1));
         if progress.next <= last {
             let to = last.min(progress.next.saturating_add(MAX_RANGE - 1));
             match self.reread_range(progress.next, to).await {
-                Ok(change) => progress.change = progress.change.and(change),
+                Ok(change) => {
+                    progress.change = progress.change.and(change);
+                    progress.failures = 0;
+                }
                 Err(WatcherError::Inconsistent(what)) => {
                     // The operator asked and waits; nobody else would be told.
                     let text = format!("the node contradicts itself, nothing was changed: {what}");
+                    self.finish(order, &Outcome { succeeded: false, text }, false).await?;
+                    return Ok(orders.len() > 1);
+                }
+                Err(WatcherError::Chain(error)) => {
+                    progress.failures = progress.failures.saturating_add(1);
+                    if progress.failures < MAX_ATTEMPTS {
+                        return Err(error.into());
+                    }
+                    let next = progress.next;
+                    let text =
+                        format!("given up at block {next} after {MAX_ATTEMPTS} tries: {error}");
                     self.finish(order, &Outcome { succeeded: false, text }, false).await?;
                     return Ok(orders.len() > 1);
                 }

@@ -89,7 +89,9 @@ impl Case {
     /// In the scene of a refund one failed call is too many.
     async fn daemon(&self, ground: &Ground, database: &str, failpoint: Option<&str>) -> Daemon {
         let change = |config: String| match self.scene {
-            Scene::Refunded => format!("{config}\n[refunds]\nfailure_sample = 1\n"),
+            Scene::Refunded => {
+                format!("{config}\n[refunds]\nfailure_sample = 1\nfailure_payers = 1\n")
+            }
             _ => config,
         };
         ground.changed_daemon(database, failpoint, change).await

@@ -1,6 +1,7 @@
 //! The outbox's tables: work, account nonces, envelopes, leases; and deliveries.
 
 use super::*;
+use keeper::ledger::ClosureReason;
 
 /// written down once, whoever asks again.
 #[tokio::test]
@@ -195,6 +196,31 @@ async fn a_record_waits_for_its_pull() {
     .await;
 }
 
+/// What has an account nonce and no bytes yet gets none while its Splitter's books are in doubt, nor does
+/// what comes after it; a closure that stops the intake alone holds up nothing.
+#[tokio::test]
+async fn nothing_is_signed_for_a_splitter_whose_books_are_in_doubt() {
+    on_both(|db| async move {
+        let lease = lead(&db.ledger, "a").await;
+        for block in 1..=2 {
+            let new = payment(&draft(&PrivateKeySigner::random()), "request-1", 1);
+            let settlement = paid(&db.ledger, &new, block).await;
+            add_record(&db.ledger, &settlement).await.unwrap();
+        }
+        let mut tx = db.ledger.begin().await.unwrap();
+        for intent in tx.due_intents(84_532, SIGNER, 10).await.unwrap() {
+            tx.plan(&lease, 84_532, SIGNER, &intent, COST).await.unwrap();
+        }
+        tx.close(84_532, SPLITTER, ClosureReason::TokenPaused, "a test's").await.unwrap();
+        assert_eq!(tx.unsigned(84_532, SIGNER).await.unwrap().len(), 2);
+        tx.close(84_532, SPLITTER, ClosureReason::Drift, "a test's").await.unwrap();
+        assert!(tx.unsigned(84_532, SIGNER).await.unwrap().is_empty());
+        tx.lift(84_532, SPLITTER, ClosureReason::Drift, "a test's").await.unwrap();
+        assert_eq!(tx.unsigned(84_532, SIGNER).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
 /// Whoever called the provider last stores the answer; one that comes late but first still counts,
 /// and no refund is due any more.
 #[tokio::test]
@@ -206,14 +232,14 @@ async fn a_delivery_belongs_to_its_last_attempt() {
         let first = tx.begin_delivery(&settlement, None, true).await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), true).await.is_err(), "called");
-        tx.fail_delivery(&settlement, first, Failure::Lost, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, first, Failure::Lost, None, "gone").await.unwrap();
         let known = tx.delivery(settlement.id).await.unwrap();
         assert!(tx.begin_delivery(&settlement, known.as_ref(), false).await.is_err(), "once only");
         let second = tx.begin_delivery(&settlement, known.as_ref(), true).await.unwrap();
         assert_eq!((first, second), (1, 2));
         let late = tx.finish_delivery(&settlement, first, 200, &json!({"late": true})).await;
         assert!(matches!(late, Err(LedgerError::Conflict(_))), "{late:?}");
-        tx.fail_delivery(&settlement, second, Failure::Lost, "gone").await.unwrap();
+        tx.fail_delivery(&settlement, second, Failure::Lost, None, "gone").await.unwrap();
         tx.finish_delivery(&settlement, second, 200, &json!({"late": false})).await.unwrap();
         tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();

@@ -72,6 +72,14 @@ async fn a_capability_whose_calls_fail_is_not_sold_until_it_is_resumed() {
     let unpaid = invoke(&hub.daemon.url, &call("offer"), None).await;
     assert_eq!(unpaid.status, 402, "one of two is less than 60 percent");
     hub.fail(&payer).await;
+    let other = hub.stack.agent(PRICE_MICRO).await.unwrap();
+    hub.fail(&other).await;
+    hub.until("approved 3").await;
+    hub.settle_down().await;
+    let unpaid = invoke(&hub.daemon.url, &call("offer"), None).await;
+    assert_eq!(unpaid.status, 402, "three of four, but of two payers only");
+    let third = hub.stack.agent(PRICE_MICRO).await.unwrap();
+    hub.fail(&third).await;
     eventually("it is not offered any more", || async {
         invoke(&hub.daemon.url, &call("offer"), None).await.status != 402
     })
@@ -212,6 +220,47 @@ async fn limits_count_what_was_asked_for_and_agreed_to() {
         tamper(&db.url, &sql).await.unwrap();
         assert_eq!(decided(&db, &one, 8, &day).await, None, "a day later");
         assert_eq!(decided(&db, &one, 9, &week).await, None, "a week later");
+    })
+    .await;
+}
+
+/// R-227: what the provider refuses as wrong is the agent's, and takes nothing off sale; nor do the
+/// failures of less than three payers.
+#[tokio::test]
+async fn only_the_provider_s_failures_stop_a_sale_and_those_of_three_payers() {
+    on_both(|db| async move {
+        let policy = RefundPolicy { failure_sample: 4, ..RefundPolicy::default() };
+        let [one, two, three] = [(); 3].map(|()| PrivateKeySigner::random());
+        let mut splitter = None;
+        for (block, payer) in (1..).zip([&one, &two, &one, &two, &three]) {
+            splitter = Some(failed(&db, payer, block, Failure::Error, true).await.pay_to);
+        }
+        let is_failing = async || {
+            let mut tx = db.ledger.read().await.unwrap();
+            let at = splitter.unwrap();
+            !tx.failing_capabilities(84_532, at, &policy).await.unwrap().is_empty()
+        };
+        for (status, expected) in [
+            ("400", false),
+            ("404", false),
+            ("422", false),
+            ("401", true),
+            ("429", true),
+            ("500", true),
+            ("NULL", true),
+        ] {
+            tamper(&db.url, &format!("UPDATE deliveries SET http_status = {status}"))
+                .await
+                .unwrap();
+            assert_eq!(is_failing().await, expected, "{status}");
+        }
+        let payer = three.address().to_string().to_lowercase();
+        let sql = format!(
+            "UPDATE deliveries SET http_status = 400 WHERE settlement_id IN
+                (SELECT id FROM x402_settlements WHERE payer = '{payer}')"
+        );
+        tamper(&db.url, &sql).await.unwrap();
+        assert!(!is_failing().await, "four of four, but of two payers");
     })
     .await;
 }

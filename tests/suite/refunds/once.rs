@@ -151,7 +151,8 @@ async fn a_failed_call_is_refunded_once_by_the_treasury_on_postgres() {
     a_failed_call_is_refunded_once("refund-postgres", true).await;
 }
 
-/// what is not paid within 24 hours calls somebody, once.
+/// what is not paid within 24 hours calls somebody, once; what a human has agreed to since is
+/// not late yet.
 #[tokio::test]
 async fn a_refund_that_is_not_paid_in_a_day_calls_somebody() {
     let hub = Broken::start("overdue", false, "").await;
@@ -161,8 +162,12 @@ async fn a_refund_that_is_not_paid_in_a_day_calls_somebody() {
     let words = "ALARM: a refund is not paid after 24 hours";
     assert!(!hub.daemon.logged().contains(words));
     let earlier = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-25 hours')";
-    let sql = format!("UPDATE x402_refund_log SET requested_at = {earlier}");
-    tamper(&hub.database, &sql).await.unwrap();
+    let asked = format!("UPDATE x402_refund_log SET requested_at = {earlier}");
+    tamper(&hub.database, &asked).await.unwrap();
+    hub.settle_down().await;
+    assert!(!hub.daemon.logged().contains(words), "agreed to just now");
+    let agreed = format!("UPDATE x402_refund_log SET decided_at = {earlier}");
+    tamper(&hub.database, &agreed).await.unwrap();
     eventually("somebody is called", || async { hub.daemon.logged().contains(words) }).await;
     hub.settle_down().await;
     assert_eq!(hub.daemon.logged().matches(words).count(), 1);
@@ -183,7 +188,7 @@ pub(super) async fn failed(
     let mut tx = db.ledger.begin().await.unwrap();
     let known = tx.settlement(reserved.id).await.unwrap().unwrap();
     let attempt = tx.begin_delivery(&known, None, true).await.unwrap();
-    tx.fail_delivery(&known, attempt, failure, "broken").await.unwrap();
+    tx.fail_delivery(&known, attempt, failure, None, "broken").await.unwrap();
     tx.commit(HERE).await.unwrap();
     if confirm { step(&db.ledger, &known, StatusEvent::Confirm).await } else { known }
 }

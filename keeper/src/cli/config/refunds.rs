@@ -19,13 +19,28 @@ pub(in crate::cli) struct Refunds {
     failure_percent: u64,
     /// So many calls must have ended before that is judged.
     failure_sample: u64,
+    /// So many payers must have failed calls.
+    failure_payers: u64,
 }
 
 impl Default for Refunds {
     fn default() -> Self {
-        let RefundPolicy { agent_day, review_above, week_limit, failure_percent, failure_sample } =
-            RefundPolicy::default();
-        Self { agent_day, review_above, week_limit, failure_percent, failure_sample }
+        let RefundPolicy {
+            agent_day,
+            review_above,
+            week_limit,
+            failure_percent,
+            failure_sample,
+            failure_payers,
+        } = RefundPolicy::default();
+        Self {
+            agent_day,
+            review_above,
+            week_limit,
+            failure_percent,
+            failure_sample,
+            failure_payers,
+        }
     }
 }
 
@@ -40,6 +55,9 @@ impl Refunds {
         if self.failure_sample == 0 {
             return Err("refunds.failure_sample must be at least 1".to_owned());
         }
+        if self.failure_payers == 0 {
+            return Err("refunds.failure_payers must be at least 1".to_owned());
+        }
         Ok(())
     }
 
@@ -51,6 +69,7 @@ impl Refunds {
             week_limit: self.week_limit,
             failure_percent: self.failure_percent,
             failure_sample: self.failure_sample,
+            failure_payers: self.failure_payers,
         }
     }
 }

@@ -99,6 +99,7 @@ fn wrong_ones_say_what_to_change() {
         ("[[splitter]]", &refunds("week_limit = 500.0"), "invalid type"),
         ("[[splitter]]", &refunds("failure_percent = 0"), "between 1 and 100"),
         ("[[splitter]]", &refunds("failure_sample = 0"), "at least 1"),
+        ("[[splitter]]", &refunds("failure_payers = 0"), "at least 1"),
         ("[[splitter]]", &refunds("agent_week = 1"), "agent_week"),
         ("key_id", "alias", "unknown field: found `alias`"),
         ("key_id", "private_key_file", "of kind \"kms\" needs key_id"),
