@@ -29,7 +29,10 @@ use crate::{
 use alloy::primitives::B256;
 use reread::{Change, Progress};
 use serde_json::json;
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Most blocks read at once while catching up.
@@ -205,7 +208,7 @@ impl Watcher {
         let paid = tx.settlements(chain_id, address, query).await?;
         drop(tx);
         held.extend(paid.into_iter().filter_map(|settlement| settlement.pull));
-        let found = places(window);
+        let found: HashSet<_> = places(window).into_iter().collect();
         let gone = held.into_iter().filter(|at| !found.contains(at));
         let blocks: BTreeSet<_> = gone.map(|at| (at.block_number, at.block_hash)).collect();
         for (number, hash) in blocks {
@@ -236,8 +239,9 @@ impl Watcher {
         let held = tx.mirror_window(chain_id, address, (from, end)).await?;
 
         self.drop_lost(&mut tx, &window, end).await?;
+        let known: HashSet<_> = held.pulls.iter().map(|pull| pull.at).collect();
         for pull in &mut window.pulls {
-            let is_new = !held.pulls.iter().any(|old| old.at == pull.at);
+            let is_new = !known.contains(&pull.at);
             self.attribute(&mut tx, pull, is_new).await?;
         }
         // Only what changed is written again.
@@ -281,9 +285,9 @@ impl Watcher {
     ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
         let query = SettlementQuery::PulledIn { from: window.from, to: end };
+        let found: HashSet<_> = window.pulls.iter().map(|pull| pull.at).collect();
         for settlement in tx.settlements(chain_id, address, query).await? {
-            let kept = window.pulls.iter().any(|pull| Some(pull.at) == settlement.pull);
-            if !kept {
+            if !settlement.pull.is_some_and(|pull| found.contains(&pull)) {
                 tracing::warn!(payment = %settlement.id, "its pull lost its block");
                 tx.step_status(&settlement, StatusEvent::PullLost, &json!(settlement.pull)).await?;
             }

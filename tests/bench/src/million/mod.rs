@@ -284,11 +284,15 @@ async fn settle_the_rest(pool: &PgPool, copies: u64, blocks: u64) -> eyre::Resul
 /// Puts all events under seals, as the leader does over the days.
 async fn seal(pool: &PgPool) -> eyre::Result<()> {
     run(pool, "TRUNCATE event_positions, event_seals").await?;
-    run(pool, "INSERT INTO event_positions (position, seq)
-        SELECT row_number() OVER (ORDER BY seq) - 1, seq FROM settlement_events")
+    run(
+        pool,
+        "INSERT INTO event_positions (position, seq)
+        SELECT row_number() OVER (ORDER BY seq) - 1, seq FROM settlement_events",
+    )
     .await?;
-    let mut hashes = sqlx::query_scalar::<_, String>("SELECT hash FROM settlement_events ORDER BY seq")
-        .fetch(pool);
+    let mut hashes =
+        sqlx::query_scalar::<_, String>("SELECT hash FROM settlement_events ORDER BY seq")
+            .fetch(pool);
     let (mut root, mut from, mut events) = (B256::ZERO, 0_u64, Vec::new());
     loop {
         let hash = hashes.try_next().await?;
