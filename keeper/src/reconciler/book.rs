@@ -14,6 +14,7 @@ use crate::{
 };
 use alloy::primitives::{Address, B256, U256};
 use serde_json::json;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
@@ -52,6 +53,22 @@ impl Entry {
     }
 }
 
+/// What came of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Booked,
+    /// The driver has not found it yet.
+    Early,
+    /// Not even suspense takes it.
+    Refused,
+}
+
+/// A log and its block: transaction, log index, block.
+type Place = (B256, u64, B256);
+
+/// Logs that cannot be booked at all: nothing is taken back for them again.
+pub(super) type Refused = HashSet<Place>;
+
 /// A journal about to be posted.
 struct Draft {
     kind: JournalKind,
@@ -64,7 +81,11 @@ impl Reconciler {
     ///
     /// Depth is counted from where the mirror ends, not from the head: after a pause the mirror's
     /// last blocks may be of a chain that is gone, until the watcher has read them again.
-    pub(super) async fn book(&self, head: u64) -> Result<bool, ReconcilerError> {
+    pub(super) async fn book(
+        &self,
+        head: u64,
+        refused: &mut Refused,
+    ) -> Result<bool, ReconcilerError> {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
@@ -76,7 +97,10 @@ impl Reconciler {
             return Ok(false);
         }
         let start = from.saturating_sub(LOOK_BACK).max(first_block);
-        if let Some(lost) = tx.first_lost(chain_id, address, start, mirrored).await? {
+        // After a deep reading `from` may be far behind what is booked: what was lost further on is
+        // found when its blocks come.
+        let far = from.saturating_add(MAX_BLOCKS);
+        if let Some(lost) = tx.first_lost(chain_id, address, start, mirrored.min(far)).await? {
             self.take_back(tx, &lost, from).await?;
             return Ok(true);
         }
@@ -86,9 +110,11 @@ impl Reconciler {
             return Ok(false);
         }
         let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
-        let next = end.min(from.saturating_add(MAX_BLOCKS));
-        let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
-        let booked = tx.booked_since(chain_id, address, start).await?;
+        let Some(to) = end.min(far).checked_sub(1).filter(|to| *to >= from) else {
+            return Ok(false);
+        };
+        let booked = tx.booked_in(chain_id, address, (start, to)).await?;
+        let last_booked = tx.last_booked(chain_id, address).await?;
         let mut entries = Vec::new();
         entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
         entries
@@ -96,21 +122,41 @@ impl Reconciler {
         entries.extend(
             tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
-        entries.retain(|entry| {
-            let at = entry.at();
-            entry.moves_money() && !booked.contains(&(at.tx_hash, at.log_index, at.block_hash))
-        });
+        entries.retain(Entry::moves_money);
         entries.sort_by_key(|entry| entry.at().position());
-        for (position, entry) in entries.iter().enumerate() {
+        let is_open = |entry: &Entry| !booked.contains(&place(entry.at()));
+        let is_late = |entry: &Entry| Some(entry.at().position()) < last_booked;
+        refused.retain(|of| entries.iter().any(|entry| place(entry.at()) == *of));
+        // Logs explain one another, and accounts must not be overdrawn: they are booked in order.
+        let late = entries.iter().find(|entry| {
+            is_open(entry) && is_late(entry) && !refused.contains(&place(entry.at()))
+        });
+        if let Some(late) = late {
+            self.take_back(tx, late.at(), from).await?;
+            return Ok(true);
+        }
+        let behind = entries.iter().skip(1).map(Some).chain([None]);
+        let open: Vec<_> = entries
+            .iter()
+            .zip(behind)
+            .filter(|(entry, _)| is_open(entry) && !is_late(entry))
+            .collect();
+        let mut cannot = Vec::new();
+        for (position, (entry, behind)) in open.into_iter().enumerate() {
             if position >= MAX_ENTRIES {
                 tx.commit(Point::Book).await?;
+                refused.extend(cannot);
                 return Ok(true);
             }
-            let behind = entries.get(position.saturating_add(1));
-            if !self.book_one(&mut tx, entry, behind).await? {
+            let outcome = self.book_one(&mut tx, entry, behind).await?;
+            if outcome == Outcome::Refused {
+                cannot.push(place(entry.at()));
+            }
+            if outcome == Outcome::Early {
                 // The driver has not caught up with this log; it is booked in a later round, and
                 // so is everything behind it.
                 tx.commit(Point::Book).await?;
+                refused.extend(cannot);
                 if end.saturating_sub(entry.at().block_number) > LONG {
                     tracing::warn!(
                         tx_hash = %entry.at().tx_hash,
@@ -120,21 +166,47 @@ impl Reconciler {
                 return Ok(false);
             }
         }
+        let next = self.next_block(&mut tx, (to.saturating_add(1), end), mirrored).await?;
         tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         tx.commit(Point::Book).await?;
+        refused.extend(cannot);
         Ok(next < end)
     }
 
-    /// Reverses everything from a lost log on, so that what is booked next is what booking from
-    /// scratch would give. The lost one comes last: until it is reversed the next round goes on.
-    async fn take_back(&self, mut tx: Tx, lost: &LogRef, from: u64) -> Result<(), ReconcilerError> {
+    /// The next block from which there is something to do: a log to be booked or taken back.
+    async fn next_block(
+        &self,
+        tx: &mut Tx,
+        (next, end): (u64, u64),
+        mirrored: u64,
+    ) -> Result<u64, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let reversed = match tx.reverse_from(chain_id, address, lost, MAX_ENTRIES).await {
+        if next >= end {
+            return Ok(next);
+        }
+        let range = (next, end.saturating_sub(1));
+        let open = tx.first_unbooked(chain_id, address, range).await?;
+        let lost = tx.first_lost(chain_id, address, next, mirrored).await?;
+        let lost = lost.map(|lost| lost.block_number);
+        Ok(open.into_iter().chain(lost).min().map_or(end, |block| block.clamp(next, end)))
+    }
+
+    /// Reverses everything from a log on, lost or come late, so that what is booked next is
+    /// what booking from scratch would give. The first comes last: until it is reversed the next round
+    /// goes on.
+    async fn take_back(
+        &self,
+        mut tx: Tx,
+        first: &LogRef,
+        from: u64,
+    ) -> Result<(), ReconcilerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let reversed = match tx.reverse_from(chain_id, address, first, MAX_ENTRIES).await {
             Ok(reversed) => reversed,
             Err(error) => {
                 if error.is_refusal() {
                     tracing::error!(
-                        tx_hash = %lost.tx_hash, log_index = lost.log_index, %error,
+                        tx_hash = %first.tx_hash, log_index = first.log_index, %error,
                         "ALARM: what a reorg took cannot be taken out of the books"
                     );
                 }
@@ -142,13 +214,13 @@ impl Reconciler {
             }
         };
         if reversed < MAX_ENTRIES {
-            let next = from.min(lost.block_number);
+            let next = from.min(first.block_number);
             tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         }
         tx.commit(Point::Reverse).await?;
         tracing::warn!(
-            tx_hash = %lost.tx_hash, block = lost.block_number, reversed,
-            "a reorg took what was booked: reversed, to be booked anew"
+            tx_hash = %first.tx_hash, block = first.block_number, reversed,
+            "a reorg took what was booked, or a log came late: reversed, to be booked anew"
         );
         Ok(())
     }
@@ -160,17 +232,17 @@ impl Reconciler {
         tx: &mut Tx,
         entry: &Entry,
         behind: Option<&Entry>,
-    ) -> Result<bool, ReconcilerError> {
+    ) -> Result<Outcome, ReconcilerError> {
         tx.mark().await?;
         let refused = match self.draft(tx, entry, behind).await {
             Ok(None) => {
                 tx.undo().await?;
-                return Ok(false);
+                return Ok(Outcome::Early);
             }
             Ok(Some(draft)) => match self.post(tx, entry, draft).await {
                 Ok(()) => {
                     tx.keep().await?;
-                    return Ok(true);
+                    return Ok(Outcome::Booked);
                 }
                 Err(error) => ReconcilerError::from(error),
             },
@@ -194,10 +266,11 @@ impl Reconciler {
                     "ALARM: a log cannot be booked at all; ledger and chain differ by it"
                 );
                 tx.undo().await?;
+                return Ok(Outcome::Refused);
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(true)
+        Ok(Outcome::Booked)
     }
 
     async fn post(&self, tx: &mut Tx, entry: &Entry, draft: Draft) -> Result<(), LedgerError> {
@@ -315,6 +388,11 @@ impl Reconciler {
             if matches!(known.keeper_state, KeeperState::Recording | KeeperState::Held) {
                 return Ok(None);
             }
+            // A ledger that was put back does not know of it until the driver has found it.
+            let is_new = known.keeper_state == KeeperState::None && known.status.is_paid();
+            if is_new && known.splitter_capability_id.is_some() {
+                return Ok(None);
+            }
             let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
             let follows = matches!(
                 known.keeper_state,
@@ -391,6 +469,10 @@ impl Reconciler {
             .push(Posting::credit(AccountCode::Payable(network_reserve), micro(reserve_amount)?));
         Ok(Draft { kind: JournalKind::Split, settlement: None, postings })
     }
+}
+
+const fn place(at: &LogRef) -> Place {
+    (at.tx_hash, at.log_index, at.block_hash)
 }
 
 /// A journal that says no more of a log than what came in or went out. Anything else is marked as

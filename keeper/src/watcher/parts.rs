@@ -30,10 +30,8 @@ pub(super) fn parts(mut rest: MirrorWindow, most: usize, floor: u64) -> Vec<Mirr
 
 /// Where the first part ends, if it is not the whole: number and hash of a block that has logs.
 fn first_end(window: &MirrorWindow, most: usize, floor: u64) -> Option<(u64, B256)> {
-    let mut blocks: Vec<_> = places(window)
-        .into_iter()
-        .map(|at| (at.block_number, at.block_hash))
-        .collect();
+    let mut blocks: Vec<_> =
+        places(window).into_iter().map(|at| (at.block_number, at.block_hash)).collect();
     blocks.sort_unstable();
     let last = blocks.last()?.0;
     if blocks.len() <= most {
