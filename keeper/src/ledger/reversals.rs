@@ -97,7 +97,7 @@ impl Tx {
     ) -> Result<Option<(u64, u64)>> {
         const SELECT: &str = booked!(
             "j.tx_hash, j.log_index, j.block_number, j.block_hash",
-            "ORDER BY j.block_number DESC, j.log_index DESC LIMIT 1"
+            "AND j.block_number >= 0 ORDER BY j.block_number DESC, j.log_index DESC LIMIT 1"
         );
         let chain = bigint("chain id", chain_id)?;
         fetch_optional!(self, Place, SELECT, chain, hex(splitter))?

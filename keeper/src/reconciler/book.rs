@@ -1,18 +1,21 @@
 //! Booking what the mirror holds: one journal per log, in chain order, once. What was booked from
 //! blocks that a reorg took is reversed first, and booked again as it stands now.
 
-use super::{Reconciler, ReconcilerError};
+use super::{
+    Reconciler, ReconcilerError,
+    entry::{Entry, Place, place, provider_behind},
+};
 use crate::{
     failpoint::Point,
     ledger::{
-        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Payout, Posting, Pull,
+        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Posting, Pull,
         SplitterLog, SplitterRecord, Stream, Tx,
     },
     lifecycle::KeeperState,
     splitter::SplitterEvent,
     x402::MicroUsdc,
 };
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{B256, U256};
 use serde_json::json;
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -23,36 +26,6 @@ const MAX_ENTRIES: usize = 500;
 /// Blocks after which it is strange that the driver has not found a record.
 const LONG: u64 = 30;
 
-/// A log of any of the three mirrors.
-enum Entry {
-    Pull(Pull),
-    Payout(Payout),
-    Log(SplitterLog),
-}
-
-impl Entry {
-    const fn at(&self) -> &LogRef {
-        match self {
-            Self::Pull(pull) => &pull.at,
-            Self::Payout(payout) => &payout.at,
-            Self::Log(log) => &log.at,
-        }
-    }
-
-    /// Whether there is anything to book. Anybody can send nothing to anybody.
-    const fn moves_money(&self) -> bool {
-        match self {
-            Self::Pull(pull) => pull.amount.micro() != 0,
-            Self::Payout(payout) => payout.amount.micro() != 0,
-            Self::Log(log) => !matches!(
-                log.event,
-                SplitterEvent::CapabilityRegistered { .. }
-                    | SplitterEvent::CapabilityDeactivated { .. }
-            ),
-        }
-    }
-}
-
 /// What came of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -62,9 +35,6 @@ enum Outcome {
     /// Not even suspense takes it.
     Refused,
 }
-
-/// A log and its block: transaction, log index, block.
-type Place = (B256, u64, B256);
 
 /// Logs that cannot be booked at all: nothing is taken back for them again.
 pub(super) type Refused = HashSet<Place>;
@@ -471,10 +441,6 @@ impl Reconciler {
     }
 }
 
-const fn place(at: &LogRef) -> Place {
-    (at.tx_hash, at.log_index, at.block_hash)
-}
-
 /// A journal that says no more of a log than what came in or went out. Anything else is marked as
 /// looked at.
 fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
@@ -499,24 +465,6 @@ fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
         settlement: None,
         postings: vec![Posting::debit(debit, amount), Posting::credit(credit, amount)],
     })
-}
-
-/// `PaymentSplit` does not name the provider; the log behind it, his payment or his escrow, does.
-fn provider_behind(
-    log: &SplitterLog,
-    next: Option<&Entry>,
-    share: U256,
-) -> Result<Address, ReconcilerError> {
-    match next.filter(|next| next.at().tx_hash == log.at.tx_hash) {
-        Some(Entry::Payout(payout)) if U256::from(payout.amount.micro()) == share => {
-            Ok(payout.recipient)
-        }
-        Some(Entry::Log(SplitterLog {
-            event: SplitterEvent::ProviderEscrowed { provider, amount },
-            ..
-        })) if *amount == share => Ok(*provider),
-        _ => Err(ReconcilerError::Unexplained(log.at)),
-    }
 }
 
 fn micro(amount: U256) -> Result<MicroUsdc, LedgerError> {

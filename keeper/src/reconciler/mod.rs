@@ -5,6 +5,7 @@
 mod book;
 mod cancelled;
 mod check;
+mod entry;
 mod refunds;
 mod report;
 
