@@ -2,12 +2,12 @@
 //! twice by whoever goes on with it.
 
 use crate::support::{
-    Draft, audited, call, copy_of, eventually, folder, invoke, keeper, postgres, settlement_of,
-    settlements, sound, splitter_logs, stack, tally, tamper,
+    Draft, HERE, audited, call, copy_of, eventually, folder, invoke, keeper, postgres,
+    settlement_of, settlements, sound, splitter_logs, stack, tally, tamper,
 };
 use alloy::primitives::B256;
 use keeper::{
-    ledger::Ledger,
+    ledger::{ClosureReason, Ledger},
     lifecycle::{KeeperState, Status},
     splitter::{SplitterEvent, capability_id},
 };
@@ -289,6 +289,43 @@ async fn a_payment_that_only_its_pull_names_is_recorded_once() {
     let daemon = stack.daemon(&keeper(), &new).await.unwrap();
     sound(&stack, &new, 1).await;
     assert_eq!(records(&stack).await.values().collect::<Vec<_>>(), [&1]);
+    end(daemon).await;
+}
+
+/// A backup from between pull and record, at a Splitter where nothing may be asked for: what was
+/// recorded meanwhile is found in the mirror, and booked as the payment's.
+#[tokio::test]
+async fn a_record_that_a_backup_does_not_know_is_found_while_frozen() {
+    let stack =
+        stack("unknown", StackOptions { confirmations: 8, ..StackOptions::default() }).await;
+    let slow = |config: String| {
+        config.replace("confirmations = 8", "confirmations = 8\nrecord_confirmations = 8")
+    };
+    let database = stack.sqlite();
+    let mut daemon = stack.spawn(&keeper(), &database, &[], slow).await.unwrap();
+    daemon.ready().await.unwrap();
+    let draft = pay(&stack, &daemon, "unknown").await;
+    daemon.signal("KILL").await.unwrap();
+    daemon.wait().await.unwrap();
+    let backup = copy_of(&database).await;
+    let known = settlement_of(&backup, &draft.authorization).await.unwrap();
+    assert_eq!(known.keeper_state, KeeperState::None, "it was killed in time");
+    let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    sound(&stack, &database, 1).await;
+    end(daemon).await;
+
+    let ledger = Ledger::open_beside(&backup).await.unwrap();
+    let mut tx = ledger.begin().await.unwrap();
+    let (splitter, reason) = (stack.contracts.splitter, ClosureReason::SourcesDiffer);
+    assert!(tx.close(84_532, splitter, reason, "a test's").await.unwrap());
+    tx.commit(HERE).await.unwrap();
+    let daemon = stack.spawn(&keeper(), &backup, &[], |config| config).await.unwrap();
+    sound(&stack, &backup, 1).await;
+    let mut tx = ledger.read().await.unwrap();
+    let closures = tx.closures(84_532, splitter).await.unwrap();
+    drop(tx);
+    assert_eq!(closures.len(), 1, "the books hold: {closures:?}");
+    assert!(!daemon.logged().contains("belongs to no settlement"), "{}", daemon.tail());
     end(daemon).await;
 }
 

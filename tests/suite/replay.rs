@@ -17,6 +17,7 @@ use keeper::{
     eip3009::{FiatToken, domain},
     ledger::{ClosureReason, Ledger},
     lifecycle::{KeeperState, Status},
+    splitter::JecpSplitter,
     x402::Network,
 };
 use sandbox::{Daemon, Fault, PRICE_MICRO, RpcProxy, Rule, Stack, StackOptions};
@@ -35,6 +36,14 @@ sol! {
 const HIDE_INFLOWS: Fault = Fault::Changed(|params, result| {
     if params[0]["topics"][2].is_string() {
         *result = json!([]);
+    }
+});
+
+/// A node that shows the payouts of a split, and not the split.
+const HIDE_SPLITS: Fault = Fault::Changed(|_, result| {
+    let split = JecpSplitter::PaymentSplit::SIGNATURE_HASH.to_string();
+    if let Some(logs) = result.as_array_mut() {
+        logs.retain(|log| log["topics"][0] != split);
     }
 });
 
@@ -314,4 +323,29 @@ async fn a_log_that_a_node_keeps_to_itself_stays() {
     let output = replay(&rig.daemon, &["--from", &block, "--to", &block]).await;
     assert_eq!(told(&output)["outcome"], "logs added: 1, removed: 0");
     rig.through().await;
+}
+
+/// A split that the mirror gets when its payouts are booked already, as what nobody can explain: they
+/// are taken back, and all of it is booked in its order.
+#[tokio::test]
+async fn a_split_that_is_found_after_its_payouts_is_booked_before_them() {
+    let mut rig = Rig::start("late-split", StackOptions::default()).await;
+    rig.proxy.add(Rule::new("eth_getLogs", HIDE_SPLITS));
+    rig.pay(1).await;
+    eventually("its payouts are in suspense", || async {
+        booked(&rig.database).await.get("unexplained") == Some(&3)
+    })
+    .await;
+    bury(&rig.stack, &rig.database).await;
+    rig.proxy.heal();
+    let end = cursor(&rig.database, "mirror").await.to_string();
+    let output = replay(&rig.daemon, &["--from", "0", "--to", &end]).await;
+    assert_eq!(told(&output)["outcome"], "logs added: 1, removed: 0");
+    eventually("everything agrees", || async {
+        reconciled(&rig.stack, &rig.database).await.is_sound()
+    })
+    .await;
+    let journals = booked(&rig.database).await;
+    assert_eq!((journals["split"], journals["payout"], journals["reversal"]), (1, 3, 3));
+    assert_eq!(settlements(&rig.stack, &rig.database).await[0].keeper_state, KeeperState::Split);
 }

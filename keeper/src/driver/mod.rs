@@ -128,6 +128,7 @@ impl Driver {
         let is_frozen = closures.iter().any(|Closure { reason, .. }| reason.stops_recording());
         let mut findings = Findings::default();
         self.undo_lost(&mut tx, memory.checked.min(mirrored)).await?;
+        self.adopt(&mut tx).await?;
         let recorded = !is_frozen && self.record(&mut tx, &mut findings, up_to_block).await?;
         self.find_records(&mut tx, &mut findings).await?;
         self.hold_stuck(&mut tx).await?;
@@ -207,6 +208,16 @@ impl Driver {
             .await?;
         }
         Ok(!unrecorded.is_empty())
+    }
+
+    /// A ledger that was put back may not know what it recorded. What is on the chain is looked for,
+    /// not asked for again; also while nothing may be asked for, or the books would wait for it.
+    async fn adopt(&self, tx: &mut Tx) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        for settlement in tx.settlements(chain_id, address, SettlementQuery::RecordUnknown).await? {
+            tx.step_keeper(&settlement, KeeperEvent::Record, &json!({"found": true})).await?;
+        }
+        Ok(())
     }
 
     /// Whether a settlement's amount and payee are those of its Transfer (I-7). The chain's log is the

@@ -3,7 +3,7 @@
 
 use super::{
     LogRef, Result, Tx,
-    columns::{bigint, hex, now},
+    columns::{bigint, hex, now, unsigned},
     mirror::log_ref,
     query::{execute, fetch_all, fetch_optional},
 };
@@ -27,6 +27,24 @@ macro_rules! booked {
 }
 pub(super) use booked;
 
+/// The first block from $3 to $4 with a log of a mirror's table that no journal books.
+macro_rules! unbooked {
+    ($table:literal, $condition:literal) => {
+        concat!(
+            "SELECT e.block_number FROM ",
+            $table,
+            " e WHERE e.chain_id = $1 AND e.splitter = $2 AND e.block_number BETWEEN $3 AND $4
+            AND ",
+            $condition,
+            " AND NOT EXISTS (SELECT 1 FROM journals j WHERE j.chain_id = e.chain_id
+                AND j.splitter = e.splitter AND j.tx_hash = e.tx_hash AND j.log_index = e.log_index
+                AND j.block_hash = e.block_hash
+                AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id))
+            ORDER BY e.block_number LIMIT 1"
+        )
+    };
+}
+
 #[derive(sqlx::FromRow)]
 struct Place {
     tx_hash: String,
@@ -40,6 +58,11 @@ struct Id {
     id: String,
 }
 
+#[derive(sqlx::FromRow)]
+struct Block {
+    block_number: i64,
+}
+
 impl Place {
     fn log(&self) -> Result<LogRef> {
         log_ref(&self.tx_hash, self.log_index, self.block_number, &self.block_hash)
@@ -47,23 +70,65 @@ impl Place {
 }
 
 impl Tx {
-    /// Which logs from a block on are booked: transaction, log index, block.
-    pub async fn booked_since(
+    /// Which logs of a range of blocks are booked: transaction, log index, block.
+    pub async fn booked_in(
         &mut self,
         chain_id: u64,
         splitter: Address,
-        from: u64,
+        (from, to): (u64, u64),
     ) -> Result<HashSet<(B256, u64, B256)>> {
         const SELECT: &str = booked!(
             "j.tx_hash, j.log_index, j.block_number, j.block_hash",
-            "AND j.block_number >= $3"
+            "AND j.block_number BETWEEN $3 AND $4"
         );
         let chain = bigint("chain id", chain_id)?;
-        let from = bigint("block number", from)?;
-        let rows = fetch_all!(self, Place, SELECT, chain, hex(splitter), from)?;
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let rows = fetch_all!(self, Place, SELECT, chain, hex(splitter), from, to)?;
         rows.iter()
             .map(|row| row.log().map(|at| (at.tx_hash, at.log_index, at.block_hash)))
             .collect()
+    }
+
+    /// The last log that is booked: block and log index.
+    pub async fn last_booked(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+    ) -> Result<Option<(u64, u64)>> {
+        const SELECT: &str = booked!(
+            "j.tx_hash, j.log_index, j.block_number, j.block_hash",
+            "AND j.block_number >= 0 ORDER BY j.block_number DESC, j.log_index DESC LIMIT 1"
+        );
+        let chain = bigint("chain id", chain_id)?;
+        fetch_optional!(self, Place, SELECT, chain, hex(splitter))?
+            .map(|row| row.log().map(|at| at.position()))
+            .transpose()
+    }
+
+    /// The first block of a range in which a log that moves money is not booked.
+    pub async fn first_unbooked(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        (from, to): (u64, u64),
+    ) -> Result<Option<u64>> {
+        const SELECTS: [&str; 3] = [
+            unbooked!("x402_pull_events", "e.amount_micro > 0"),
+            unbooked!("payout_events", "e.amount_micro > 0"),
+            unbooked!(
+                "splitter_events",
+                "e.event_name NOT IN ('CapabilityRegistered', 'CapabilityDeactivated')"
+            ),
+        ];
+        let chain = bigint("chain id", chain_id)?;
+        let at = hex(splitter);
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let mut first = None;
+        for select in SELECTS {
+            let row = fetch_optional!(self, Block, select, chain, &at, from, to)?;
+            first = first.into_iter().chain(row.map(|row| row.block_number)).min();
+        }
+        first.map(|block| unsigned("mirror.block_number", block)).transpose()
     }
 
     /// Whether anything is booked of a block or of one after it.

@@ -342,6 +342,8 @@ pub enum SettlementQuery {
         /// Last block.
         to: u64,
     },
+    /// Paid and not taken up by the keeper, though the mirror has its record.
+    RecordUnknown,
     /// Being recorded, but the record is kept for a human.
     RecordHeld,
     /// Recorded or split in this block or later, in a log that the mirror does not hold any more.
@@ -571,6 +573,18 @@ impl Tx {
                AND status IN ('facilitator_attested', 'chain_confirmed')
              ORDER BY block_number, log_index"
         );
+        const RECORD_UNKNOWN: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = 'none'
+               AND status IN ('facilitator_attested', 'chain_confirmed')
+               AND splitter_capability_id IS NOT NULL
+               AND EXISTS (SELECT 1 FROM splitter_events e
+                   WHERE e.eip3009_nonce = x402_settlements.eip3009_nonce
+                   AND e.account = x402_settlements.payer
+                   AND e.chain_id = x402_settlements.chain_id
+                   AND e.splitter = x402_settlements.splitter
+                   AND e.event_name = 'SettlementRecorded')
+             ORDER BY reserved_at, id"
+        );
         const RECORD_HELD: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = 'recording'
                AND EXISTS (SELECT 1 FROM intents i WHERE i.settlement_id = x402_settlements.id
@@ -605,6 +619,7 @@ impl Tx {
                 let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
                 fetch_all!(self, Row, PULLED_IN, chain, &at, from, to)?
             }
+            SettlementQuery::RecordUnknown => fetch_all!(self, Row, RECORD_UNKNOWN, chain, &at)?,
             SettlementQuery::RecordHeld => fetch_all!(self, Row, RECORD_HELD, chain, &at)?,
             SettlementQuery::EvidenceLost { from } => {
                 let from = bigint("block number", from)?;

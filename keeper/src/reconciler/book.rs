@@ -1,19 +1,23 @@
 //! Booking what the mirror holds: one journal per log, in chain order, once. What was booked from
 //! blocks that a reorg took is reversed first, and booked again as it stands now.
 
-use super::{Reconciler, ReconcilerError};
+use super::{
+    Reconciler, ReconcilerError,
+    entry::{Entry, Place, place, provider_behind},
+};
 use crate::{
     failpoint::Point,
     ledger::{
-        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Payout, Posting, Pull,
+        AccountCode, Action, JournalKind, LOOK_BACK, LedgerError, LogRef, Posting, Pull,
         SplitterLog, SplitterRecord, Stream, Tx,
     },
     lifecycle::KeeperState,
     splitter::SplitterEvent,
     x402::MicroUsdc,
 };
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{B256, U256};
 use serde_json::json;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// Most blocks, and most logs, booked in one SQL transaction: it holds up the lease's renewal.
@@ -22,35 +26,18 @@ const MAX_ENTRIES: usize = 500;
 /// Blocks after which it is strange that the driver has not found a record.
 const LONG: u64 = 30;
 
-/// A log of any of the three mirrors.
-enum Entry {
-    Pull(Pull),
-    Payout(Payout),
-    Log(SplitterLog),
+/// What came of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Booked,
+    /// The driver has not found it yet.
+    Early,
+    /// Not even suspense takes it.
+    Refused,
 }
 
-impl Entry {
-    const fn at(&self) -> &LogRef {
-        match self {
-            Self::Pull(pull) => &pull.at,
-            Self::Payout(payout) => &payout.at,
-            Self::Log(log) => &log.at,
-        }
-    }
-
-    /// Whether there is anything to book. Anybody can send nothing to anybody.
-    const fn moves_money(&self) -> bool {
-        match self {
-            Self::Pull(pull) => pull.amount.micro() != 0,
-            Self::Payout(payout) => payout.amount.micro() != 0,
-            Self::Log(log) => !matches!(
-                log.event,
-                SplitterEvent::CapabilityRegistered { .. }
-                    | SplitterEvent::CapabilityDeactivated { .. }
-            ),
-        }
-    }
-}
+/// Logs that cannot be booked at all: nothing is taken back for them again.
+pub(super) type Refused = HashSet<Place>;
 
 /// A journal about to be posted.
 struct Draft {
@@ -64,7 +51,11 @@ impl Reconciler {
     ///
     /// Depth is counted from where the mirror ends, not from the head: after a pause the mirror's
     /// last blocks may be of a chain that is gone, until the watcher has read them again.
-    pub(super) async fn book(&self, head: u64) -> Result<bool, ReconcilerError> {
+    pub(super) async fn book(
+        &self,
+        head: u64,
+        refused: &mut Refused,
+    ) -> Result<bool, ReconcilerError> {
         let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
         let mut tx = self.ledger.begin_on_snapshot().await?;
         tx.hold_lease(&self.lease).await?;
@@ -76,7 +67,10 @@ impl Reconciler {
             return Ok(false);
         }
         let start = from.saturating_sub(LOOK_BACK).max(first_block);
-        if let Some(lost) = tx.first_lost(chain_id, address, start, mirrored).await? {
+        // After a deep reading `from` may be far behind what is booked: what was lost further on is
+        // found when its blocks come.
+        let far = from.saturating_add(MAX_BLOCKS);
+        if let Some(lost) = tx.first_lost(chain_id, address, start, mirrored.min(far)).await? {
             self.take_back(tx, &lost, from).await?;
             return Ok(true);
         }
@@ -86,9 +80,11 @@ impl Reconciler {
             return Ok(false);
         }
         let end = mirrored.saturating_sub(self.confirmations.saturating_sub(1));
-        let next = end.min(from.saturating_add(MAX_BLOCKS));
-        let Some(to) = next.checked_sub(1).filter(|to| *to >= from) else { return Ok(false) };
-        let booked = tx.booked_since(chain_id, address, start).await?;
+        let Some(to) = end.min(far).checked_sub(1).filter(|to| *to >= from) else {
+            return Ok(false);
+        };
+        let booked = tx.booked_in(chain_id, address, (start, to)).await?;
+        let last_booked = tx.last_booked(chain_id, address).await?;
         let mut entries = Vec::new();
         entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
         entries
@@ -96,21 +92,41 @@ impl Reconciler {
         entries.extend(
             tx.splitter_logs(chain_id, address, start, to).await?.into_iter().map(Entry::Log),
         );
-        entries.retain(|entry| {
-            let at = entry.at();
-            entry.moves_money() && !booked.contains(&(at.tx_hash, at.log_index, at.block_hash))
-        });
+        entries.retain(Entry::moves_money);
         entries.sort_by_key(|entry| entry.at().position());
-        for (position, entry) in entries.iter().enumerate() {
+        let is_open = |entry: &Entry| !booked.contains(&place(entry.at()));
+        let is_late = |entry: &Entry| Some(entry.at().position()) < last_booked;
+        refused.retain(|of| entries.iter().any(|entry| place(entry.at()) == *of));
+        // Logs explain one another, and accounts must not be overdrawn: they are booked in order.
+        let late = entries.iter().find(|entry| {
+            is_open(entry) && is_late(entry) && !refused.contains(&place(entry.at()))
+        });
+        if let Some(late) = late {
+            self.take_back(tx, late.at(), from).await?;
+            return Ok(true);
+        }
+        let behind = entries.iter().skip(1).map(Some).chain([None]);
+        let open: Vec<_> = entries
+            .iter()
+            .zip(behind)
+            .filter(|(entry, _)| is_open(entry) && !is_late(entry))
+            .collect();
+        let mut cannot = Vec::new();
+        for (position, (entry, behind)) in open.into_iter().enumerate() {
             if position >= MAX_ENTRIES {
                 tx.commit(Point::Book).await?;
+                refused.extend(cannot);
                 return Ok(true);
             }
-            let behind = entries.get(position.saturating_add(1));
-            if !self.book_one(&mut tx, entry, behind).await? {
+            let outcome = self.book_one(&mut tx, entry, behind).await?;
+            if outcome == Outcome::Refused {
+                cannot.push(place(entry.at()));
+            }
+            if outcome == Outcome::Early {
                 // The driver has not caught up with this log; it is booked in a later round, and
                 // so is everything behind it.
                 tx.commit(Point::Book).await?;
+                refused.extend(cannot);
                 if end.saturating_sub(entry.at().block_number) > LONG {
                     tracing::warn!(
                         tx_hash = %entry.at().tx_hash,
@@ -120,21 +136,47 @@ impl Reconciler {
                 return Ok(false);
             }
         }
+        let next = self.next_block(&mut tx, (to.saturating_add(1), end), mirrored).await?;
         tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         tx.commit(Point::Book).await?;
+        refused.extend(cannot);
         Ok(next < end)
     }
 
-    /// Reverses everything from a lost log on, so that what is booked next is what booking from
-    /// scratch would give. The lost one comes last: until it is reversed the next round goes on.
-    async fn take_back(&self, mut tx: Tx, lost: &LogRef, from: u64) -> Result<(), ReconcilerError> {
+    /// The next block from which there is something to do: a log to be booked or taken back.
+    async fn next_block(
+        &self,
+        tx: &mut Tx,
+        (next, end): (u64, u64),
+        mirrored: u64,
+    ) -> Result<u64, LedgerError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let reversed = match tx.reverse_from(chain_id, address, lost, MAX_ENTRIES).await {
+        if next >= end {
+            return Ok(next);
+        }
+        let range = (next, end.saturating_sub(1));
+        let open = tx.first_unbooked(chain_id, address, range).await?;
+        let lost = tx.first_lost(chain_id, address, next, mirrored).await?;
+        let lost = lost.map(|lost| lost.block_number);
+        Ok(open.into_iter().chain(lost).min().map_or(end, |block| block.clamp(next, end)))
+    }
+
+    /// Reverses everything from a log on, lost or come late, so that what is booked next is
+    /// what booking from scratch would give. The first comes last: until it is reversed the next round
+    /// goes on.
+    async fn take_back(
+        &self,
+        mut tx: Tx,
+        first: &LogRef,
+        from: u64,
+    ) -> Result<(), ReconcilerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
+        let reversed = match tx.reverse_from(chain_id, address, first, MAX_ENTRIES).await {
             Ok(reversed) => reversed,
             Err(error) => {
                 if error.is_refusal() {
                     tracing::error!(
-                        tx_hash = %lost.tx_hash, log_index = lost.log_index, %error,
+                        tx_hash = %first.tx_hash, log_index = first.log_index, %error,
                         "ALARM: what a reorg took cannot be taken out of the books"
                     );
                 }
@@ -142,13 +184,13 @@ impl Reconciler {
             }
         };
         if reversed < MAX_ENTRIES {
-            let next = from.min(lost.block_number);
+            let next = from.min(first.block_number);
             tx.set_cursor(chain_id, address, Stream::Journal, next, None).await?;
         }
         tx.commit(Point::Reverse).await?;
         tracing::warn!(
-            tx_hash = %lost.tx_hash, block = lost.block_number, reversed,
-            "a reorg took what was booked: reversed, to be booked anew"
+            tx_hash = %first.tx_hash, block = first.block_number, reversed,
+            "a reorg took what was booked, or a log came late: reversed, to be booked anew"
         );
         Ok(())
     }
@@ -160,17 +202,17 @@ impl Reconciler {
         tx: &mut Tx,
         entry: &Entry,
         behind: Option<&Entry>,
-    ) -> Result<bool, ReconcilerError> {
+    ) -> Result<Outcome, ReconcilerError> {
         tx.mark().await?;
         let refused = match self.draft(tx, entry, behind).await {
             Ok(None) => {
                 tx.undo().await?;
-                return Ok(false);
+                return Ok(Outcome::Early);
             }
             Ok(Some(draft)) => match self.post(tx, entry, draft).await {
                 Ok(()) => {
                     tx.keep().await?;
-                    return Ok(true);
+                    return Ok(Outcome::Booked);
                 }
                 Err(error) => ReconcilerError::from(error),
             },
@@ -194,10 +236,11 @@ impl Reconciler {
                     "ALARM: a log cannot be booked at all; ledger and chain differ by it"
                 );
                 tx.undo().await?;
+                return Ok(Outcome::Refused);
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(true)
+        Ok(Outcome::Booked)
     }
 
     async fn post(&self, tx: &mut Tx, entry: &Entry, draft: Draft) -> Result<(), LedgerError> {
@@ -315,6 +358,11 @@ impl Reconciler {
             if matches!(known.keeper_state, KeeperState::Recording | KeeperState::Held) {
                 return Ok(None);
             }
+            // A ledger that was put back does not know of it until the driver has found it.
+            let is_new = known.keeper_state == KeeperState::None && known.status.is_paid();
+            if is_new && known.splitter_capability_id.is_some() {
+                return Ok(None);
+            }
             let records = tx.records_of(chain_id, address, known.payer, known.nonce).await?;
             let follows = matches!(
                 known.keeper_state,
@@ -417,24 +465,6 @@ fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
         settlement: None,
         postings: vec![Posting::debit(debit, amount), Posting::credit(credit, amount)],
     })
-}
-
-/// `PaymentSplit` does not name the provider; the log behind it, his payment or his escrow, does.
-fn provider_behind(
-    log: &SplitterLog,
-    next: Option<&Entry>,
-    share: U256,
-) -> Result<Address, ReconcilerError> {
-    match next.filter(|next| next.at().tx_hash == log.at.tx_hash) {
-        Some(Entry::Payout(payout)) if U256::from(payout.amount.micro()) == share => {
-            Ok(payout.recipient)
-        }
-        Some(Entry::Log(SplitterLog {
-            event: SplitterEvent::ProviderEscrowed { provider, amount },
-            ..
-        })) if *amount == share => Ok(*provider),
-        _ => Err(ReconcilerError::Unexplained(log.at)),
-    }
 }
 
 fn micro(amount: U256) -> Result<MicroUsdc, LedgerError> {

@@ -5,6 +5,7 @@
 mod book;
 mod cancelled;
 mod check;
+mod entry;
 mod refunds;
 mod report;
 
@@ -25,6 +26,7 @@ use crate::{
     metrics::ATTRIBUTION_DRIFT_TOTAL,
 };
 use alloy::primitives::{Address, U256};
+use book::Refused;
 use check::Checked;
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
@@ -109,9 +111,10 @@ impl Reconciler {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ReconcilerError> {
         let mut contention = Contention::default();
         let mut checked = Checked::default();
+        let mut refused = Refused::default();
         ATTRIBUTION_DRIFT_TOTAL.add(0, []);
         while !stop.is_cancelled() {
-            match self.tick(&mut contention, &mut checked).await {
+            match self.tick(&mut contention, &mut checked, &mut refused).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => return Err(error),
@@ -132,6 +135,7 @@ impl Reconciler {
         &self,
         contention: &mut Contention,
         checked: &mut Checked,
+        refused: &mut Refused,
     ) -> Result<bool, ReconcilerError> {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let depth = self.confirmations.saturating_sub(1);
@@ -140,7 +144,7 @@ impl Reconciler {
             self.confirm(buried).await.map(|()| false),
             self.resolve().await.map(|()| false),
             self.give_up_deliveries().await.map(|()| false),
-            self.book(seen.head.number()).await,
+            self.book(seen.head.number(), refused).await,
             self.refund().await,
             self.check(checked).await.map(|()| false),
         ];

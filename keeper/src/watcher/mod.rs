@@ -8,6 +8,7 @@
 
 mod clock;
 mod lookout;
+mod parts;
 mod read;
 mod reread;
 mod token;
@@ -27,9 +28,13 @@ use crate::{
     lifecycle::StatusEvent,
 };
 use alloy::primitives::B256;
+use parts::{MAX_LOGS, parts};
 use reread::{Change, Progress};
 use serde_json::json;
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Most blocks read at once while catching up.
@@ -179,7 +184,7 @@ impl Watcher {
         let window = read(&self.chain, &self.splitter, (from, to), receipts).await?;
         let extent = Extent::Onwards { is_deep: from < usual };
         self.check_gone(&window, extent).await?;
-        self.store(window, extent).await?;
+        self.store(window, extent, cursor.saturating_sub(1)).await?;
         Ok(to < head)
     }
 
@@ -205,7 +210,7 @@ impl Watcher {
         let paid = tx.settlements(chain_id, address, query).await?;
         drop(tx);
         held.extend(paid.into_iter().filter_map(|settlement| settlement.pull));
-        let found = places(window);
+        let found: HashSet<_> = places(window).into_iter().collect();
         let gone = held.into_iter().filter(|at| !found.contains(at));
         let blocks: BTreeSet<_> = gone.map(|at| (at.block_number, at.block_hash)).collect();
         for (number, hash) in blocks {
@@ -223,10 +228,27 @@ impl Watcher {
         Ok(())
     }
 
-    /// Replaces the range in the mirror, and says what changed.
+    /// Replaces the range in the mirror, and says what changed. The mirror never ends before `floor`
+    /// in between.
     async fn store(
         &self,
+        window: MirrorWindow,
+        extent: Extent,
+        floor: u64,
+    ) -> Result<Change, WatcherError> {
+        let pulls = window.pulls.iter().map(|pull| pull.at).collect();
+        let mut change = Change::default();
+        for part in parts(window, MAX_LOGS, floor) {
+            change = change.and(self.store_part(part, &pulls, extent).await?);
+        }
+        Ok(change)
+    }
+
+    /// One part of a reading that has these pulls in all.
+    async fn store_part(
+        &self,
         mut window: MirrorWindow,
+        pulls: &HashSet<LogRef>,
         extent: Extent,
     ) -> Result<Change, WatcherError> {
         let SplitterRecord { chain_id, address, asset, .. } = self.splitter;
@@ -235,9 +257,10 @@ impl Watcher {
         tx.hold_lease(&self.lease).await?;
         let held = tx.mirror_window(chain_id, address, (from, end)).await?;
 
-        self.drop_lost(&mut tx, &window, end).await?;
+        self.drop_lost(&mut tx, (from, end), pulls).await?;
+        let known: HashSet<_> = held.pulls.iter().map(|pull| pull.at).collect();
         for pull in &mut window.pulls {
-            let is_new = !held.pulls.iter().any(|old| old.at == pull.at);
+            let is_new = !known.contains(&pull.at);
             self.attribute(&mut tx, pull, is_new).await?;
         }
         // Only what changed is written again.
@@ -276,14 +299,13 @@ impl Watcher {
     async fn drop_lost(
         &self,
         tx: &mut Tx,
-        window: &MirrorWindow,
-        end: u64,
+        (from, to): (u64, u64),
+        pulls: &HashSet<LogRef>,
     ) -> Result<(), WatcherError> {
         let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let query = SettlementQuery::PulledIn { from: window.from, to: end };
+        let query = SettlementQuery::PulledIn { from, to };
         for settlement in tx.settlements(chain_id, address, query).await? {
-            let kept = window.pulls.iter().any(|pull| Some(pull.at) == settlement.pull);
-            if !kept {
+            if !settlement.pull.is_some_and(|pull| pulls.contains(&pull)) {
                 tracing::warn!(payment = %settlement.id, "its pull lost its block");
                 tx.step_status(&settlement, StatusEvent::PullLost, &json!(settlement.pull)).await?;
             }

@@ -5,7 +5,7 @@ use crate::{
     chain::{BlockTag, Chain},
     eip3009::{FiatToken, Inflow, inflows},
     ledger::{LogRef, MirrorWindow, Payout, Pull, SplitterLog, SplitterRecord},
-    splitter::{SplitterEvent, recorded_identity},
+    splitter::{PaymentIdentity, SplitterEvent, recorded_identity},
     x402::MicroUsdc,
 };
 use alloy::{
@@ -13,14 +13,22 @@ use alloy::{
     rpc::types::{Filter, Log},
     sol_types::SolEvent,
 };
-use std::collections::{BTreeMap, btree_map::Entry};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most questions put to a node at once: anybody can fill a block with Transfers of nothing much.
+const AT_ONCE: usize = 16;
+
+/// A transaction, and the block that it is in.
+type Place = (B256, B256);
 
 /// What was learned from receipts and transactions, by transaction and block; it holds as long as
 /// that block does.
 #[derive(Debug, Default)]
 pub struct Receipts {
-    inflows: BTreeMap<(B256, B256), Vec<Inflow>>,
-    nonces: BTreeMap<(B256, B256), Option<B256>>,
+    inflows: BTreeMap<Place, Vec<Inflow>>,
+    /// Identities that the settler appended to a call of the Splitter.
+    identities: BTreeMap<Place, Option<PaymentIdentity>>,
 }
 
 /// Everything of the Splitter in a range of blocks, as one node sees it. The range's last block
@@ -44,12 +52,15 @@ pub async fn read(
     let outgoing = node.logs(&transfers.topic1(address), from, to).await?;
     let own = node.logs(&Filter::new().address(address), from, to).await?;
 
+    receipts.learn_inflows(&node, splitter, &incoming).await?;
+    receipts.learn_identities(&node, splitter, &own).await?;
+
     let mut window = MirrorWindow { from, to, head_hash: head.hash, ..MirrorWindow::default() };
     let mut times = BTreeMap::new();
     for log in &incoming {
         let at = log_ref(log)?;
         let time = block_time(&node, &mut times, log, &at).await?;
-        let inflow = receipts.inflow(&node, &at, asset, address).await?;
+        let inflow = receipts.inflow(&at)?;
         window.pulls.push(Pull {
             at,
             block_timestamp: time,
@@ -74,9 +85,7 @@ pub async fn read(
         let Some(event) = SplitterEvent::decode(&log.inner) else { continue };
         let at = log_ref(log)?;
         let nonce = match event {
-            SplitterEvent::SettlementRecorded { payer, .. } => {
-                receipts.recorded_nonce(&node, &at, splitter, payer).await?
-            }
+            SplitterEvent::SettlementRecorded { payer, .. } => receipts.recorded_nonce(&at, payer),
             _ => None,
         };
         let block_timestamp = block_time(&node, &mut times, log, &at).await?;
@@ -94,66 +103,114 @@ pub async fn read(
 }
 
 impl Receipts {
-    /// The inflow behind a Transfer, with the authorization that moved it. A node may know a log
-    /// before its receipt; then the range is read again later.
-    async fn inflow(
+    /// Asks for the receipts of Transfers that are not known yet. A node may know a log before its
+    /// receipt; then the range is read again later.
+    async fn learn_inflows(
         &mut self,
         node: &Chain,
-        at: &LogRef,
-        asset: Address,
-        splitter: Address,
-    ) -> Result<Inflow, WatcherError> {
-        let found = match self.inflows.entry((at.tx_hash, at.block_hash)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let receipt = node
-                    .receipt(at.tx_hash)
-                    .await?
-                    .filter(|receipt| receipt.block_hash == at.block_hash && receipt.success())
-                    .ok_or_else(|| inconsistent(at, "no receipt of that block"))?;
-                entry.insert(inflows(&receipt.logs, asset, splitter))
+        splitter: &SplitterRecord,
+        incoming: &[Log],
+    ) -> Result<(), WatcherError> {
+        let mut unknown = BTreeMap::new();
+        for log in incoming {
+            let at = log_ref(log)?;
+            if !self.inflows.contains_key(&place(&at)) {
+                unknown.insert(place(&at), at);
             }
-        };
+        }
+        let found: Vec<_> = stream::iter(unknown.into_values())
+            .map(|at| received(node, splitter, at))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        self.inflows.extend(found);
+        Ok(())
+    }
+
+    /// Asks for the transactions of records that are not known yet.
+    async fn learn_identities(
+        &mut self,
+        node: &Chain,
+        splitter: &SplitterRecord,
+        own: &[Log],
+    ) -> Result<(), WatcherError> {
+        let mut unknown = BTreeMap::new();
+        for log in own {
+            let event = SplitterEvent::decode(&log.inner);
+            if !matches!(event, Some(SplitterEvent::SettlementRecorded { .. })) {
+                continue;
+            }
+            let at = log_ref(log)?;
+            if !self.identities.contains_key(&place(&at)) {
+                unknown.insert(place(&at), at);
+            }
+        }
+        let found: Vec<_> = stream::iter(unknown.into_values())
+            .map(|at| identified(node, splitter, at))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        self.identities.extend(found);
+        Ok(())
+    }
+
+    /// The inflow behind a Transfer, with the authorization that moved it.
+    fn inflow(&self, at: &LogRef) -> Result<Inflow, WatcherError> {
+        let mut found = self.inflows.get(&place(at)).into_iter().flatten();
         found
-            .iter()
             .find(|inflow| inflow.log_index == at.log_index)
             .cloned()
             .ok_or_else(|| inconsistent(at, "the receipt lacks the log"))
     }
 
-    /// The authorization nonce of the identity appended to a record. It counts only in a call of
-    /// the settler to the Splitter, and only if the contract saw the same payer.
-    async fn recorded_nonce(
-        &mut self,
-        node: &Chain,
-        at: &LogRef,
-        splitter: &SplitterRecord,
-        payer: Address,
-    ) -> Result<Option<B256>, WatcherError> {
-        if let Some(nonce) = self.nonces.get(&(at.tx_hash, at.block_hash)) {
-            return Ok(*nonce);
-        }
-        let transaction = node
-            .transaction(at.tx_hash)
-            .await?
-            .ok_or_else(|| inconsistent(at, "no such transaction"))?;
-        let nonce = recorded_identity(&transaction.input)
-            .filter(|identity| {
-                transaction.from == splitter.authorized_settler
-                    && transaction.to == Some(splitter.address)
-                    && identity.payer == payer
-            })
-            .map(|identity| identity.nonce);
-        self.nonces.insert((at.tx_hash, at.block_hash), nonce);
-        Ok(nonce)
+    /// The authorization nonce of the identity appended to a record. It counts only if the contract
+    /// saw the same payer.
+    fn recorded_nonce(&self, at: &LogRef, payer: Address) -> Option<B256> {
+        let identity = self.identities.get(&place(at)).copied().flatten();
+        identity.filter(|identity| identity.payer == payer).map(|identity| identity.nonce)
     }
 
     /// Keeps only what the window still holds.
     fn forget_all_but(&mut self, window: &MirrorWindow) {
-        let key = |at: &LogRef| (at.tx_hash, at.block_hash);
-        self.inflows.retain(|known, _| window.pulls.iter().any(|pull| key(&pull.at) == *known));
-        self.nonces.retain(|known, _| window.logs.iter().any(|log| key(&log.at) == *known));
+        let pulls: BTreeSet<_> = window.pulls.iter().map(|pull| place(&pull.at)).collect();
+        let logs: BTreeSet<_> = window.logs.iter().map(|log| place(&log.at)).collect();
+        self.inflows.retain(|known, _| pulls.contains(known));
+        self.identities.retain(|known, _| logs.contains(known));
     }
+}
+
+const fn place(at: &LogRef) -> Place {
+    (at.tx_hash, at.block_hash)
+}
+
+/// What a transaction brought in, by its receipt.
+async fn received(
+    node: &Chain,
+    splitter: &SplitterRecord,
+    at: LogRef,
+) -> Result<(Place, Vec<Inflow>), WatcherError> {
+    let receipt = node
+        .receipt(at.tx_hash)
+        .await?
+        .filter(|receipt| receipt.block_hash == at.block_hash && receipt.success())
+        .ok_or_else(|| inconsistent(&at, "no receipt of that block"))?;
+    Ok((place(&at), inflows(&receipt.logs, splitter.asset, splitter.address)))
+}
+
+/// The identity appended to a transaction. It counts only in a call of the settler to the Splitter.
+async fn identified(
+    node: &Chain,
+    splitter: &SplitterRecord,
+    at: LogRef,
+) -> Result<(Place, Option<PaymentIdentity>), WatcherError> {
+    let transaction = node
+        .transaction(at.tx_hash)
+        .await?
+        .ok_or_else(|| inconsistent(&at, "no such transaction"))?;
+    let is_ours =
+        transaction.from == splitter.authorized_settler && transaction.to == Some(splitter.address);
+    let identity = recorded_identity(&transaction.input).filter(|_| is_ours);
+    Ok((place(&at), identity))
 }
 
 fn inconsistent(at: &LogRef, what: &str) -> WatcherError {

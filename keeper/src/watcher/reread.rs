@@ -35,7 +35,7 @@ impl Change {
         Self { added, removed, is_change }
     }
 
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self {
             added: self.added.saturating_add(other.added),
             removed: self.removed.saturating_add(other.removed),
@@ -120,7 +120,7 @@ impl Watcher {
         let mut receipts = Receipts::default();
         let window = read(&self.chain, &self.splitter, (from, to), &mut receipts).await?;
         self.check_gone(&window, Extent::Within).await?;
-        self.store(window, Extent::Within).await
+        self.store(window, Extent::Within, from).await
     }
 
     async fn finish(

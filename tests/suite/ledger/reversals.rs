@@ -35,11 +35,11 @@ async fn what_is_taken_back_in_bits_is_taken_back_once() {
         let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
         let turnover = accounts.iter().map(|one| (one.debits, one.credits, one.balance));
         assert_eq!(turnover.collect::<Vec<_>>(), [(0, 0, 0); 2]);
-        assert!(tx.booked_since(84_532, SPLITTER, 0).await.unwrap().is_empty());
+        assert!(tx.booked_in(84_532, SPLITTER, (0, 1_000_000)).await.unwrap().is_empty());
         drop(tx);
         booked(&db).await;
         let mut tx = db.ledger.read().await.unwrap();
-        assert_eq!(tx.booked_since(84_532, SPLITTER, 0).await.unwrap().len(), 3);
+        assert_eq!(tx.booked_in(84_532, SPLITTER, (0, 1_000_000)).await.unwrap().len(), 3);
         let accounts = tx.accounts(84_532, SPLITTER).await.unwrap();
         assert_eq!((accounts[0].debits, accounts[0].credits, accounts[0].balance), (10, 5, 5));
     })
@@ -56,7 +56,7 @@ async fn what_stands_before_the_lost_log_stays() {
         assert_eq!(tx.reverse_from(84_532, SPLITTER, &log(4, 1), 9).await.unwrap(), 1);
         tx.commit(HERE).await.unwrap();
         let mut tx = db.ledger.read().await.unwrap();
-        let left = tx.booked_since(84_532, SPLITTER, 0).await.unwrap();
+        let left = tx.booked_in(84_532, SPLITTER, (0, 1_000_000)).await.unwrap();
         let first = log(3, 1);
         assert_eq!(left, [(first.tx_hash, first.log_index, first.block_hash)].into());
         drop(tx);
