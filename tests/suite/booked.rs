@@ -112,8 +112,10 @@ async fn booked_once(name: &str, branch: Branch, database: Option<String>) {
         // A few blocks, as they are while something is sent again.
         lane.bring(At::SplitIncluded, &payment).await;
     }
-    lane.until("it is split", &payment, |settlement| {
-        settlement.status == Status::ChainConfirmed && settlement.keeper_state == KeeperState::Split
+    lane.until("it is split, elsewhere", &payment, |settlement| {
+        settlement.status == Status::ChainConfirmed
+            && settlement.keeper_state == KeeperState::Split
+            && settlement.pull != known.pull
     })
     .await;
     // Whatever would be booked again has the time to be.
@@ -121,8 +123,6 @@ async fn booked_once(name: &str, branch: Branch, database: Option<String>) {
         lane.mine().await;
     }
     all_agrees(&lane).await;
-    let after = settlement_of(&lane.database, &payment.draft.authorization).await.unwrap();
-    assert_ne!(after.pull, known.pull, "the reorg took it");
     assert_eq!(journals(&lane).await, before, "booked once");
     assert_eq!(reversals(&lane).await, JOURNALS, "each was taken back once");
     assert_eq!(on_chain(&lane.stack, &payment.draft.authorization).await.0, FUNDS - PRICE_MICRO);

@@ -157,5 +157,6 @@ async fn a_node_without_old_state_is_no_drift() {
     holds(&daemon, 2).await;
     assert_eq!(metric(&daemon, DRIFT).await, 0);
     assert!(settlements(&stack, &database).await[0].split.is_some());
-    assert!(tally(&database, "audit_log", "action").await.is_empty());
+    let noticed = tally(&database, "audit_log", "action").await;
+    assert!(!noticed.contains_key("x402.attribution_drift_detected"), "{noticed:?}");
 }

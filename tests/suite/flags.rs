@@ -260,10 +260,10 @@ async fn a_closure_that_needs_a_human_stops_recording_until_it_is_lifted() {
         hub.switch("x402_keeper_enabled", "on").await;
         hub.answers(402).await;
         hub.close(ClosureReason::Drift).await;
-        hub.close(ClosureReason::TokenPaused).await;
+        hub.close(ClosureReason::SourcesDiffer).await;
         hub.answers(503).await;
         let waiting = hub.waiting_for().await;
-        assert!(waiting["drift"].is_string() && waiting["token_paused"].is_string(), "{waiting}");
+        assert!(waiting["drift"].is_string() && waiting["sources_differ"].is_string(), "{waiting}");
         assert!(!waiting.to_string().contains("found by a test"), "details are not for strangers");
         let fresh = hub.draft();
         let refused = invoke(&hub.daemon.url, &call("fresh"), Some(&fresh.header())).await;
@@ -272,7 +272,7 @@ async fn a_closure_that_needs_a_human_stops_recording_until_it_is_lifted() {
         let shown = hub.flags(&[]).await;
         assert_eq!(shown["closures"][0]["reason"], "drift");
         assert_eq!(shown["closures"][0]["detail"], "found by a test");
-        hub.flags(&["lift", "token_paused", "--reason", "it moves again"]).await;
+        hub.flags(&["lift", "sources_differ", "--reason", "the endpoint is right"]).await;
         let wrong = ["lift", "clock_skew", "--reason", "a guess"];
         let wrong = flags(&hub.daemon.config, &hub.stack, &wrong).await;
         assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");

@@ -172,10 +172,11 @@ async fn a_record_past_the_ledger_shows() {
         amount: U256::from(7),
     };
     send_as(&stack, stack.settler.1, splitter, record).await;
-    let daemon = stack.daemon(&keeper(), &database).await.unwrap();
+    let daemon = stack.spawn(&keeper(), &database, &[], |config| config).await.unwrap();
     // One transaction of the key is not the ledger's: nothing is signed before its fate is known.
+    eventually("its fate is known", || async { daemon.logged().contains("quarantine is over") })
+        .await;
     assert!(daemon.logged().contains("another program uses the key: quarantine"));
-    assert!(daemon.logged().contains("quarantine is over"), "ready only then: {}", daemon.tail());
     let report = crate::support::reconciled(&stack, &database).await;
     assert!(!report.is_sound());
     // And what is sold next would be recorded into doubt: the Splitter is closed (drift.rs).

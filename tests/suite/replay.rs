@@ -4,7 +4,7 @@
 use crate::rig::Rig;
 use crate::support::{
     BOOKED, Draft, HERE, call, chain, eventually, invoke, keeper, now, postgres, reconciled,
-    settlement_of, settlements, smuggle, stack, tally, tamper, through,
+    settlement_of, settlements, smuggle, sound, stack, tally, tamper, through,
 };
 use alloy::{
     rpc::types::Filter,
@@ -160,7 +160,11 @@ async fn a_log_is_ingested_once(stack: &Stack, database: &str) {
         (settlement.status, settlement.keeper_state),
         (Status::ChainConfirmed, KeeperState::Split)
     );
-    assert!(!daemon.logged().contains("ALARM"), "{}", daemon.tail());
+    // That the books lacked it may have been noticed meanwhile; nothing else is wrong.
+    let log = daemon.logged();
+    let alarms = log.lines().filter(|line| line.contains("ALARM"));
+    let others = alarms.filter(|line| !line.contains("the Splitter is closed"));
+    assert_eq!(others.count(), 0, "{}", daemon.tail());
     assert!(daemon.logged().contains("one rpc endpoint: what it says of final blocks"));
 
     let output = replay(&daemon, &["--tx", &gift, "--log-index", "99"]).await;
@@ -322,7 +326,8 @@ async fn a_log_that_a_node_keeps_to_itself_stays() {
     rig.proxy.heal();
     let output = replay(&rig.daemon, &["--from", &block, "--to", &block]).await;
     assert_eq!(told(&output)["outcome"], "logs added: 1, removed: 0");
-    rig.through().await;
+    // The books that lack it were noticed, and are whole again.
+    sound(&rig.stack, &rig.database, 1).await;
 }
 
 /// A split that the mirror gets when its payouts are booked already, as what nobody can explain: they
@@ -346,6 +351,7 @@ async fn a_split_that_is_found_after_its_payouts_is_booked_before_them() {
     })
     .await;
     let journals = booked(&rig.database).await;
-    assert_eq!((journals["split"], journals["payout"], journals["reversal"]), (1, 3, 3));
+    assert_eq!((journals["split"], journals["payout"]), (1, 3));
+    assert_eq!(tally(&rig.database, "journals", "kind").await["reversal"], 3);
     assert_eq!(settlements(&rig.stack, &rig.database).await[0].keeper_state, KeeperState::Split);
 }

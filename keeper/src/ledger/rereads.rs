@@ -90,8 +90,9 @@ impl Tx {
         tx_hash: B256,
         log_index: u64,
     ) -> Result<Vec<String>> {
-        const SELECT: &str = "SELECT kind FROM journals WHERE chain_id = $1 AND splitter = $2
-            AND tx_hash = $3 AND log_index = $4 ORDER BY generation, at";
+        const SELECT: &str = "SELECT kind FROM journals j WHERE chain_id = $1 AND splitter = $2
+            AND tx_hash = $3 AND log_index = $4
+            AND NOT EXISTS (SELECT 1 FROM journals r WHERE r.reverses = j.id) ORDER BY at";
         let (chain, index) = (bigint("chain id", chain_id)?, bigint("log index", log_index)?);
         let rows = fetch_all!(self, Kind, SELECT, chain, hex(splitter), hex(tx_hash), index)?;
         Ok(rows.into_iter().map(|row| row.kind).collect())

@@ -48,6 +48,8 @@ pub struct StackOptions {
     pub anvil: AnvilOptions,
     /// Confirmations before a payment is confirmed.
     pub confirmations: u64,
+    /// At most this long between two rounds of the reconciler.
+    pub reconcile_interval: &'static str,
     /// How long a call waits for its pull.
     pub settle_timeout: &'static str,
     /// Whether demo/echo may be repeated.
@@ -70,6 +72,7 @@ impl Default for StackOptions {
         Self {
             anvil: AnvilOptions::default(),
             confirmations: 2,
+            reconcile_interval: "1s",
             settle_timeout: "20s",
             idempotent: true,
             keys: KeyPlace::Kms,
@@ -235,7 +238,7 @@ poll_interval = "200ms"
 max_silence = "365d"
 max_clock_skew = "365d"
 confirmations = {confirmations}
-reconcile_interval = "1s"
+reconcile_interval = "{reconcile_interval}"
 
 [[splitter]]
 chain = 84532
@@ -251,6 +254,7 @@ first_block = 0
             settle_timeout = self.options.settle_timeout,
             rpc = self.anvil.url(),
             confirmations = self.options.confirmations,
+            reconcile_interval = self.options.reconcile_interval,
             splitter = self.contracts.splitter,
             settler = self.key_config(&self.settler),
             puller = self.key_config(&self.puller),
