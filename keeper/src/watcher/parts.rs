@@ -74,21 +74,21 @@ mod tests {
                 tx_hash: B256::ZERO,
                 log_index: index as u64,
                 block_number: *block,
-                block_hash: B256::repeat_byte(*block as u8),
+                block_hash: B256::with_last_byte(u8::try_from(*block).unwrap()),
             },
             block_timestamp: 0,
             recipient: Address::ZERO,
             amount: MicroUsdc::ZERO,
         };
         let payouts = blocks.iter().enumerate().map(payout).collect();
-        let head_hash = B256::repeat_byte(99);
+        let head_hash = B256::with_last_byte(99);
         MirrorWindow { from: 1, to: 99, head_hash, payouts, ..MirrorWindow::default() }
     }
 
     fn cuts(blocks: &[u64], floor: u64) -> Vec<(u64, u64, usize)> {
         let parts = parts(window(blocks), 3, floor);
         for part in &parts {
-            assert_eq!(part.head_hash, B256::repeat_byte(part.to as u8));
+            assert_eq!(part.head_hash, B256::with_last_byte(u8::try_from(part.to).unwrap()));
         }
         parts.iter().map(|part| (part.from, part.to, part.payouts.len())).collect()
     }
