@@ -14,7 +14,7 @@ use keeper::{
     ledger::{Action, ActionRecord, Ledger, TraceEvent},
     lifecycle::{KeeperState, Status},
 };
-use sandbox::{Fault, PRICE_MICRO, RpcProxy, Rule, Stack, StackOptions};
+use sandbox::{Daemon, Fault, PRICE_MICRO, RpcProxy, Rule, Stack, StackOptions};
 use serde_json::{Value, json};
 
 /// Micro-USDC of every test's payer.
@@ -27,6 +27,20 @@ sol! {
 
 async fn draft(stack: &Stack) -> Draft {
     Draft::new(&stack.agent(FUNDS).await.unwrap(), stack.contracts.splitter)
+}
+
+/// A hub that asks its node through a proxy, and a payment that it was served.
+async fn paid_behind_a_proxy(name: &str, confirmations: u64) -> (Stack, RpcProxy, Daemon, Draft) {
+    let options = StackOptions { confirmations, ..StackOptions::default() };
+    let stack = stack(name, options).await;
+    let proxy = RpcProxy::start(stack.anvil.url()).await.unwrap();
+    let through_proxy = |config: String| config.replace(stack.anvil.url(), proxy.url());
+    let mut daemon = stack.spawn(&keeper(), &stack.sqlite(), &[], through_proxy).await.unwrap();
+    daemon.ready().await.unwrap();
+    let draft = draft(&stack).await;
+    let paid = invoke(&daemon.url, &call(name), Some(&draft.header())).await;
+    assert_eq!(paid.status, 200, "{paid:?}");
+    (stack, proxy, daemon, draft)
 }
 
 /// Anybody submits an authorization.
@@ -111,16 +125,8 @@ async fn a_payment_is_confirmed_by_its_receipt() {
 /// a payment whose receipt the node does not have is not confirmed, however deep it lies.
 #[tokio::test]
 async fn without_its_receipt_a_payment_is_not_confirmed() {
-    let options = StackOptions { confirmations: 4, ..StackOptions::default() };
-    let stack = stack("no-receipt", options).await;
-    let proxy = RpcProxy::start(stack.anvil.url()).await.unwrap();
+    let (stack, proxy, _daemon, draft) = paid_behind_a_proxy("no-receipt", 4).await;
     let database = stack.sqlite();
-    let through_proxy = |config: String| config.replace(stack.anvil.url(), proxy.url());
-    let mut daemon = stack.spawn(&keeper(), &database, &[], through_proxy).await.unwrap();
-    daemon.ready().await.unwrap();
-    let draft = draft(&stack).await;
-    let paid = invoke(&daemon.url, &call("no-receipt-1"), Some(&draft.header())).await;
-    assert_eq!(paid.status, 200, "{paid:?}");
     proxy.add(Rule::new("eth_getTransactionReceipt", Fault::NULL));
     let before = proxy.struck("eth_getTransactionReceipt");
     eventually("it lies deep, and was asked for again and again", || async {
@@ -254,16 +260,8 @@ async fn a_mismatched_payment_is_never_recorded() {
 /// the receipt that confirms a payment must say what its log said when it was seen.
 #[tokio::test]
 async fn a_receipt_that_says_something_else_holds_the_payment() {
-    let options = StackOptions { confirmations: 8, ..StackOptions::default() };
-    let stack = stack("receipts", options).await;
-    let proxy = RpcProxy::start(stack.anvil.url()).await.unwrap();
+    let (stack, proxy, daemon, draft) = paid_behind_a_proxy("receipts", 8).await;
     let database = stack.sqlite();
-    let through_proxy = |config: String| config.replace(stack.anvil.url(), proxy.url());
-    let mut daemon = stack.spawn(&keeper(), &database, &[], through_proxy).await.unwrap();
-    daemon.ready().await.unwrap();
-    let draft = draft(&stack).await;
-    let paid = invoke(&daemon.url, &call("receipts-1"), Some(&draft.header())).await;
-    assert_eq!(paid.status, 200, "{paid:?}");
     // From now on every receipt has another sum in its last log.
     let lie = Fault::Changed(|_, receipt| {
         if let Some(log) = receipt["logs"].as_array_mut().and_then(|logs| logs.last_mut()) {

@@ -2,27 +2,14 @@
 //! guards away.
 
 use crate::support::{
-    Draft, call, eventually, hub, invoke, keeper, postgres, stack, tamper, through, unique,
+    Draft, call, db, eventually, hub, invoke, keeper, postgres, stack, tamper, through, unique,
 };
 use sandbox::{PRICE_MICRO, StackOptions};
-use std::process::Output;
 
 /// The same database as another role.
 fn as_role(url: &str, role: &str) -> String {
     let (_, rest) = url.split_once('@').unwrap();
     format!("postgres://{role}@{rest}")
-}
-
-async fn db(database: &str, arguments: &[&str]) -> Output {
-    tokio::process::Command::new(keeper())
-        .arg("db")
-        .args(arguments)
-        .arg("--config")
-        .arg(&hub().await.daemon.config)
-        .env("KEEPER_DATABASE", database)
-        .output()
-        .await
-        .unwrap()
 }
 
 #[tokio::test]

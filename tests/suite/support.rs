@@ -458,6 +458,19 @@ pub(crate) async fn metric(daemon: &Daemon, series: &str) -> u64 {
     value.map_or(0, |value| value.parse().unwrap())
 }
 
+/// Runs `keeper db` on a database, with the shared hub's configuration otherwise.
+pub(crate) async fn db(database: &str, arguments: &[&str]) -> Output {
+    tokio::process::Command::new(keeper())
+        .arg("db")
+        .args(arguments)
+        .arg("--config")
+        .arg(&hub().await.daemon.config)
+        .env("KEEPER_DATABASE", database)
+        .output()
+        .await
+        .unwrap()
+}
+
 /// Everything that a stack's Splitter has said, with the identities of its records.
 pub(crate) async fn splitter_logs(stack: &Stack) -> Vec<(SplitterEvent, Option<B256>)> {
     let chain = chain(stack);

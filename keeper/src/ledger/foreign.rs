@@ -1,11 +1,7 @@
 //! Transactions that took one of our account nonces and are not in this ledger: it was restored, or
 //! promoted, and its key has signed them before.
 
-use super::{
-    Envelope, Lease, Result, Tx,
-    columns::{bigint, hex},
-    query::execute,
-};
+use super::{Envelope, Lease, Result, Tx, query::execute};
 use alloy::primitives::B256;
 
 /// Begins the reason of a transaction that was done by bytes that no node has any more. The audit
@@ -22,28 +18,12 @@ impl Tx {
         found: B256,
         envelope: Option<&Envelope>,
     ) -> Result<()> {
-        const INSERT: &str = "INSERT INTO attempts
-            (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
-             created_at)
-            SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
         const MARK: &str = "UPDATE transactions SET reason = $1 WHERE id = $2";
         self.hold_lease(lease).await?;
         let Some(envelope) = envelope else {
             execute!(self, MARK, format!("{UNKNOWN_BYTES}{found}"), transaction)?;
             return Ok(());
         };
-        let at = self.clock().await?;
-        execute!(
-            self,
-            INSERT,
-            hex(envelope.hash),
-            transaction,
-            envelope.kind.as_str(),
-            envelope.raw.to_vec(),
-            bigint("max fee per gas", envelope.fees.max_fee_per_gas)?,
-            bigint("max priority fee per gas", envelope.fees.max_priority_fee_per_gas)?,
-            at,
-        )?;
-        Ok(())
+        self.insert_attempt(transaction, envelope).await
     }
 }

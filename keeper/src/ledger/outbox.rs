@@ -289,15 +289,31 @@ impl Tx {
         transaction: i64,
         envelope: &Envelope,
     ) -> Result<()> {
-        const INSERT: &str = "INSERT INTO attempts
-            (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
-             created_at)
-            SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
         const UPDATE: &str = "UPDATE transactions SET state = 'signed', max_cost_wei =
                 CASE WHEN max_cost_wei < gas_limit * $2 + data_fee_wei
                 THEN gas_limit * $2 + data_fee_wei ELSE max_cost_wei END
             WHERE id = $1 AND state IN ('planned', 'signed', 'broadcast')";
         self.hold_lease(lease).await?;
+        self.insert_attempt(transaction, envelope).await?;
+        // A replacement finds it signed or sent; what is decided gets no more envelopes.
+        let fee = bigint("max fee per gas", envelope.fees.max_fee_per_gas)?;
+        if execute!(self, UPDATE, transaction, fee)? == 1 {
+            Ok(())
+        } else {
+            Err(LedgerError::Conflict(format!("transaction {transaction}")))
+        }
+    }
+
+    /// Puts an envelope behind those that a transaction has.
+    pub(super) async fn insert_attempt(
+        &mut self,
+        transaction: i64,
+        envelope: &Envelope,
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO attempts
+            (hash, transaction_id, n, kind, raw, max_fee_per_gas, max_priority_fee_per_gas,
+             created_at)
+            SELECT $1, $2, count(*), $3, $4, $5, $6, $7 FROM attempts WHERE transaction_id = $2";
         let at = self.clock().await?;
         execute!(
             self,
@@ -310,13 +326,7 @@ impl Tx {
             bigint("max priority fee per gas", envelope.fees.max_priority_fee_per_gas)?,
             at,
         )?;
-        // A replacement finds it signed or sent; what is decided gets no more envelopes.
-        let fee = bigint("max fee per gas", envelope.fees.max_fee_per_gas)?;
-        if execute!(self, UPDATE, transaction, fee)? == 1 {
-            Ok(())
-        } else {
-            Err(LedgerError::Conflict(format!("transaction {transaction}")))
-        }
+        Ok(())
     }
 
     /// Signed transactions of a signer whose fate is open, by account nonce.

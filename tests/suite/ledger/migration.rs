@@ -1,9 +1,9 @@
 //! A database of an older release is brought up to date as it is; one of a newer release is refused.
 
 use super::*;
-use crate::support::{hub, keeper, tools, unique};
+use crate::support::{db, tools, unique};
 use sqlx::migrate::Migrator;
-use std::{fs, path::PathBuf, process::Output};
+use std::{fs, path::PathBuf};
 
 /// Rows of the first schema, with what the second one changes.
 const ROWS: &str = "
@@ -55,19 +55,6 @@ async fn old_databases() -> Vec<String> {
     sqlx::raw_sql(ROWS).execute(&pool).await.unwrap();
     pool.close().await;
     vec![sqlite, postgres]
-}
-
-/// Runs `keeper db`.
-async fn db(database: &str, arguments: &[&str]) -> Output {
-    tokio::process::Command::new(keeper())
-        .arg("db")
-        .args(arguments)
-        .arg("--config")
-        .arg(&hub().await.daemon.config)
-        .env("KEEPER_DATABASE", database)
-        .output()
-        .await
-        .unwrap()
 }
 
 #[tokio::test]
