@@ -1,0 +1,1 @@
+-- The edge: who calls, what was refused, what is told to others.
