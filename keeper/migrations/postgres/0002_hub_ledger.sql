@@ -134,6 +134,11 @@ CREATE INDEX x402_refund_log_state ON x402_refund_log (chain_id, splitter, state
 CREATE INDEX x402_refund_log_agent ON x402_refund_log (agent_id, requested_at);
 CREATE INDEX deliveries_refund_due ON deliveries (settlement_id) WHERE refund_due;
 CREATE INDEX deliveries_finished ON deliveries (finished_at);
+-- What a reservation looks up. It finds a payment by its nonce alone: while a table is young every index
+-- that begins with the chain looks as good as the right one, and the plan stays.
+CREATE INDEX x402_settlements_payment ON x402_settlements (eip3009_nonce, payer);
+CREATE INDEX x402_settlements_on_the_way ON x402_settlements (payer)
+    WHERE status IN ('reserved', 'settle_pending', 'orphaned');
 -- What statements look up.
 CREATE INDEX x402_settlements_split ON x402_settlements (split_tx_hash);
 CREATE INDEX transactions_mined ON transactions (mined_hash);

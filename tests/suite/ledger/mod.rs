@@ -5,6 +5,7 @@ mod identities;
 mod migration;
 mod opening;
 mod outbox;
+mod plans;
 mod reversals;
 mod schema;
 
