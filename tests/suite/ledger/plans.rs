@@ -54,11 +54,8 @@ async fn take(ledger: &Ledger, n: u64) {
     let new = payment(&draft(&payer), &format!("request-{n}"), 1);
     let mut tx = ledger.begin().await.unwrap();
     tx.open_payments(new.chain_id, new.asset, payer.address()).await.unwrap();
-    let Reservation::Reserved(settlement) = tx.reserve(&new).await.unwrap() else {
-        panic!("payment {n} was not reserved")
-    };
-    tx.step_status(&settlement, StatusEvent::Settle, &json!({})).await.unwrap();
-    assert!(!tx.reopen_pull(settlement.id).await.unwrap());
+    assert!(matches!(tx.identity(&new).await.unwrap(), Identity::Free), "payment {n} is there");
+    let settlement = tx.reserve_to_settle(&new, None).await.unwrap();
     tx.add_intent(&NewIntent {
         chain_id: new.chain_id,
         splitter: SPLITTER,
