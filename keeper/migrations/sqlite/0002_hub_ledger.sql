@@ -145,8 +145,19 @@ CREATE INDEX x402_refund_log_state ON x402_refund_log (chain_id, splitter, state
 CREATE INDEX x402_refund_log_agent ON x402_refund_log (agent_id, requested_at);
 CREATE INDEX deliveries_refund_due ON deliveries (settlement_id) WHERE refund_due;
 CREATE INDEX deliveries_finished ON deliveries (finished_at);
+-- What a reservation looks up. It finds a payment by its nonce alone: while a table is young every index
+-- that begins with the chain looks as good as the right one, and the plan stays.
+CREATE INDEX x402_settlements_payment ON x402_settlements (eip3009_nonce, payer);
+CREATE INDEX x402_settlements_on_the_way ON x402_settlements (payer)
+    WHERE status IN ('reserved', 'settle_pending', 'orphaned');
+-- And what it need not write: it is in no block yet.
+DROP INDEX x402_settlements_tx;
+DROP INDEX x402_settlements_pulled;
+CREATE INDEX x402_settlements_tx ON x402_settlements (tx_hash) WHERE tx_hash IS NOT NULL;
+CREATE INDEX x402_settlements_pulled ON x402_settlements (chain_id, splitter, block_number)
+    WHERE block_number IS NOT NULL;
 -- What statements look up.
-CREATE INDEX x402_settlements_split ON x402_settlements (split_tx_hash);
+CREATE INDEX x402_settlements_split ON x402_settlements (split_tx_hash) WHERE split_tx_hash IS NOT NULL;
 CREATE INDEX transactions_mined ON transactions (mined_hash);
 
 -- ------------------------------------------------------------------------------ names of the specification

@@ -12,12 +12,14 @@ use crate::{
     chain::{BlockTag, ChainError},
     eip3009::{Authorization, FiatToken, Unverified, Verified, domain},
     failpoint::Point,
-    ledger::{LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic},
-    lifecycle::{IntentKind, Status, StatusEvent},
+    ledger::{
+        Identity, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
+    },
+    lifecycle::{IntentKind, Status},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -312,9 +314,10 @@ async fn try_reserve(
     let mut tx = site.ledger.begin().await?;
     let payer = new.authorization.payer();
     let open = tx.open_payments(new.chain_id, new.asset, payer).await?;
-    let reservation = tx.reserve(new).await?;
-    let Reservation::Reserved(settlement) = &reservation else {
-        return Ok(Taken::Answer(Box::new(reservation)));
+    let released = match tx.identity(new).await? {
+        Identity::Taken(reservation) => return Ok(Taken::Answer(Box::new(reservation))),
+        Identity::Released(released) => Some(*released),
+        Identity::Free => None,
     };
     match site.shut(&mut tx).await? {
         Some(Shut::Disabled) => return Ok(Taken::Disabled),
@@ -346,8 +349,9 @@ async fn try_reserve(
     if tx.capability_is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
         return Ok(Taken::NotSold);
     }
-    tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
-    if !tx.reopen_pull(settlement.id).await? {
+    let is_new = released.is_none();
+    let settlement = tx.reserve_to_settle(new, released).await?;
+    if is_new || !tx.reopen_pull(settlement.id).await? {
         tx.add_intent(&NewIntent {
             chain_id: new.chain_id,
             splitter: new.splitter,
@@ -363,7 +367,7 @@ async fn try_reserve(
         .await?;
     }
     match tx.commit(Point::Reserve).await {
-        Ok(()) => Ok(Taken::Answer(Box::new(reservation))),
+        Ok(()) => Ok(Taken::Answer(Box::new(Reservation::Reserved(settlement)))),
         Err(error) => Ok(Taken::Unknown(error)),
     }
 }

@@ -12,6 +12,12 @@ pub(super) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
+/// The moment so many milliseconds after the beginning of 1970.
+pub(super) fn moment(milliseconds: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(milliseconds)
+        .ok_or_else(|| LedgerError::OutOfRange { what: "time", value: milliseconds.to_string() })
+}
+
 /// Lower-case 0x hex.
 pub(super) fn hex(bytes: impl AsRef<[u8]>) -> String {
     alloy::hex::encode_prefixed(bytes)

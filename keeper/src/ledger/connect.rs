@@ -120,6 +120,10 @@ impl Ledger {
                 ("search_path", SCHEMA),
                 // A paused process must not hold a lock for long.
                 ("idle_in_transaction_session_timeout", "3s"),
+                // A plan that is made while a table is small stays while it grows. At four times the
+                // price of a page in order, the default, a table of a few pages is read from end to
+                // end, and goes on being so.
+                ("random_page_cost", "1.1"),
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)

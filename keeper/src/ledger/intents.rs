@@ -3,7 +3,7 @@
 use super::{
     Lease, LedgerError, Result, Tx,
     closures::unfrozen,
-    columns::{address, bigint, hash, hex, now, unsigned, uuid, word},
+    columns::{address, bigint, hash, hex, moment, now, unsigned, uuid, word},
     query::{execute, fetch_all, fetch_optional},
 };
 use crate::lifecycle::IntentKind;
@@ -161,7 +161,7 @@ impl Tx {
              calldata, gas_limit, valid_before, state, due_at_ms, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11, $12)";
         let due = self.clock_ms().await?;
-        let at = self.clock().await?;
+        let at = moment(due)?;
         execute!(
             self,
             INSERT,

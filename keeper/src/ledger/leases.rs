@@ -3,7 +3,7 @@
 
 use super::{
     Ledger, LedgerError, Result, Tx,
-    columns::{bigint, hex, now, unsigned},
+    columns::{bigint, hex, moment, now, unsigned},
     query::{execute, fetch_optional},
 };
 use crate::failpoint::Point;
@@ -204,9 +204,7 @@ impl Tx {
 
     /// The database's clock: processes' clocks differ.
     pub async fn clock(&mut self) -> Result<DateTime<Utc>> {
-        let now = self.clock_ms().await?;
-        DateTime::from_timestamp_millis(now)
-            .ok_or_else(|| LedgerError::OutOfRange { what: "time", value: now.to_string() })
+        moment(self.clock_ms().await?)
     }
 
     /// The database's clock, milliseconds since 1970.

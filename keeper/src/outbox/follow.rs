@@ -17,7 +17,7 @@ use alloy::{
     consensus::TxEip1559,
     primitives::{Address, B256, Bytes, TxKind},
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::join_all, stream};
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -27,6 +27,8 @@ use std::{
 const MAX_MINED: usize = 16;
 /// Signatures that are asked for at the same time.
 const SIGNATURES_AT_ONCE: usize = 8;
+/// Transactions whose receipts are asked for at the same time.
+const SIGHTINGS_AT_ONCE: usize = 8;
 /// How long bytes are left with the nodes before they are handed over again.
 const REBROADCAST_AFTER: Duration = Duration::from_secs(4);
 /// Gas limit of a transaction that does nothing.
@@ -129,15 +131,37 @@ impl Outbox {
             outgoing.iter().partition(|transaction| transaction.state.is_pending());
         mined.sort_by_key(|transaction| memory.looked.get(&transaction.id).copied());
         mined.truncate(MAX_MINED);
-        let mut parts = Vec::with_capacity(pending.len() + mined.len());
-        for transaction in pending.into_iter().chain(mined) {
-            if self.stop.is_cancelled() {
-                break;
+        let due: Vec<_> = pending.into_iter().chain(mined).collect();
+        let mut parts = Vec::with_capacity(due.len());
+        // Receipts are asked for side by side, of few enough that none is old when it is acted upon.
+        for some in due.chunks(SIGHTINGS_AT_ONCE) {
+            let seen = join_all(some.iter().map(|one| self.sighted(&node, chain, one))).await;
+            for (transaction, seen) in some.iter().zip(seen) {
+                if self.stop.is_cancelled() {
+                    return worst(parts);
+                }
+                memory.looked.insert(transaction.id, Instant::now());
+                parts.push(match seen {
+                    Ok(mined) => self.follow_one(memory, &node, chain, transaction, mined).await,
+                    Err(error) => Err(error),
+                });
             }
-            memory.looked.insert(transaction.id, Instant::now());
-            parts.push(self.follow_one(memory, &node, chain, transaction).await);
         }
         worst(parts)
+    }
+
+    /// What became of a transaction on the chain.
+    async fn sighted(
+        &self,
+        node: &Rpc,
+        chain: Chain,
+        transaction: &Outgoing,
+    ) -> Result<Option<MinedCost>, OutboxError> {
+        let mined = mined(node, transaction).await?;
+        if mined.is_none() && transaction.account_nonce < chain.finalized_count {
+            return self.owner(node, transaction).await;
+        }
+        Ok(mined)
     }
 
     async fn follow_one(
@@ -146,12 +170,9 @@ impl Outbox {
         node: &Rpc,
         chain: Chain,
         transaction: &Outgoing,
+        mined: Option<MinedCost>,
     ) -> Result<(), OutboxError> {
         let account_nonce = transaction.account_nonce;
-        let mut mined = mined(node, transaction).await?;
-        if mined.is_none() && account_nonce < chain.finalized_count {
-            mined = self.owner(node, transaction).await?;
-        }
         let sighting = Sighting { chain, mined: mined.map(|mined| mined.mined) };
         let has_work = transaction.work.is_some();
         let (standing, effect) = TransactionState::observe(account_nonce, has_work, &sighting);

@@ -14,8 +14,12 @@ use serde_json::json;
 
 /// Chain of the sandbox.
 pub(crate) const CHAIN_ID: u64 = 84_532;
-/// Seconds that an authorization is valid.
-const VALID_FOR: u64 = 600;
+/// Seconds since which an authorization is valid.
+const VALID_SINCE: u64 = 600;
+/// Seconds that it is valid when it pays for a call.
+const TIMEOUT: u64 = 60;
+/// And when it is only made in advance: a chain whose blocks are laid at once runs ahead of the clock.
+const IN_ADVANCE: u64 = 600;
 
 /// Seconds since 1970.
 pub(crate) fn now() -> eyre::Result<u64> {
@@ -26,14 +30,15 @@ pub(crate) fn now() -> eyre::Result<u64> {
 pub(crate) fn authorize(
     payer: &PrivateKeySigner,
     splitter: Address,
+    valid_for: u64,
 ) -> eyre::Result<(SignedAuthorization, Vec<u8>)> {
     let now = now()?;
     let authorization = SignedAuthorization {
         from: payer.address(),
         to: splitter,
         value: U256::from(PRICE_MICRO),
-        valid_after: now.saturating_sub(VALID_FOR),
-        valid_before: now.saturating_add(60),
+        valid_after: now.saturating_sub(VALID_SINCE),
+        valid_before: now.saturating_add(valid_for),
         nonce: B256::new(rand::random()),
     };
     let domain = domain(&Network::BaseSepolia.usdc(), CHAIN_ID);
@@ -41,17 +46,17 @@ pub(crate) fn authorize(
     Ok((authorization, signature))
 }
 
-/// The same, verified.
+/// The same, verified, and valid for longer.
 pub(crate) fn verified(
     payer: &PrivateKeySigner,
     splitter: Address,
 ) -> eyre::Result<Authorization<Verified>> {
-    let (authorization, signature) = authorize(payer, splitter)?;
+    let (authorization, signature) = authorize(payer, splitter, IN_ADVANCE)?;
     let terms = Terms {
         domain: domain(&Network::BaseSepolia.usdc(), CHAIN_ID),
         pay_to: splitter,
         amount: MicroUsdc::new(PRICE_MICRO)?,
-        longest: VALID_FOR.saturating_mul(2),
+        longest: VALID_SINCE.saturating_add(IN_ADVANCE),
     };
     Authorization::new(authorization, signature.into())
         .verify(&terms, now()?)
@@ -66,7 +71,7 @@ pub(crate) async fn pay(
     splitter: Address,
     request: &str,
 ) -> eyre::Result<u16> {
-    let (authorization, signature) = authorize(payer, splitter)?;
+    let (authorization, signature) = authorize(payer, splitter, TIMEOUT)?;
     let header = json!({
         "x402Version": 1,
         "scheme": "exact",

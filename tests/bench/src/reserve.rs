@@ -9,13 +9,12 @@ use crate::{
 use alloy::{primitives::B256, signers::local::PrivateKeySigner};
 use keeper::{
     failpoint::Point,
-    ledger::{Ledger, NewIntent, NewSettlement, Reservation, SplitterRecord},
-    lifecycle::{IntentKind, StatusEvent},
+    ledger::{Identity, Ledger, NewIntent, NewSettlement, SplitterRecord},
+    lifecycle::IntentKind,
     splitter::{SplitTerms, capability_id},
     x402::{MicroUsdc, Network, Version},
 };
 use sandbox::{PRICE_MICRO, Postgres};
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Between two reservations: 500 a second.
@@ -104,10 +103,10 @@ async fn reserve(ledger: &Ledger, new: &NewSettlement) -> eyre::Result<()> {
     let mut tx = ledger.begin().await?;
     let payer = new.authorization.payer();
     tx.open_payments(new.chain_id, new.asset, payer).await?;
-    let Reservation::Reserved(settlement) = tx.reserve(new).await? else {
+    let Identity::Free = tx.identity(new).await? else {
         eyre::bail!("request {} was not reserved", new.request_id);
     };
-    tx.step_status(&settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
+    let settlement = tx.reserve_to_settle(new, None).await?;
     tx.add_intent(&NewIntent {
         chain_id: new.chain_id,
         splitter: new.splitter,

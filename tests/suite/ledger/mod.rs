@@ -5,6 +5,7 @@ mod identities;
 mod migration;
 mod opening;
 mod outbox;
+mod plans;
 mod reversals;
 mod schema;
 
@@ -15,8 +16,8 @@ use alloy::{
 };
 use keeper::{
     ledger::{
-        AccountCode, Action, Cost, Envelope, JournalKind, Lease, Ledger, LedgerError, LogRef,
-        MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
+        AccountCode, Action, Cost, Envelope, Identity, JournalKind, Lease, Ledger, LedgerError,
+        LogRef, MirrorWindow, NewIntent, NewSettlement, Posting, Pull, Reservation, Settlement,
         SettlementQuery, SignerRole, SplitterRecord, Stream, TokenSighting,
     },
     lifecycle::{
