@@ -16,7 +16,7 @@ use crate::{
     watcher::{Watcher, WatcherError},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
@@ -68,6 +68,30 @@ impl Halt {
     }
 }
 
+/// Names of the services that run, for whoever waits for their end in vain.
+#[derive(Debug, Clone, Default)]
+struct Running(Arc<Mutex<BTreeSet<String>>>);
+
+/// A service that runs, until it is dropped.
+struct Entered(Running, String);
+
+impl Running {
+    fn enter(&self, name: String) -> Entered {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        Entered(self.clone(), name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
 /// Runs the background services of one chain while it holds the chain's lease.
 #[derive(Debug)]
 pub(super) struct Leader {
@@ -79,6 +103,7 @@ pub(super) struct Leader {
     heads: Heads,
     stations: Vec<(Station, Keys)>,
     halt: Halt,
+    running: Running,
 }
 
 impl Leader {
@@ -90,7 +115,8 @@ impl Leader {
         stations: Vec<(Station, Keys)>,
         halt: Halt,
     ) -> Self {
-        Self { chain_id, name: lease_name(chain_id), lease_time, ledger, heads, stations, halt }
+        let (name, running) = (lease_name(chain_id), Running::default());
+        Self { chain_id, name, lease_time, ledger, heads, stations, halt, running }
     }
 
     fn interval(&self) -> Duration {
@@ -141,7 +167,8 @@ impl Leader {
         if tokio::time::timeout(STUCK, all).await.is_err() {
             let reason = "a service has not stopped for a minute; the daemon ends, so that it is \
                           started anew";
-            tracing::error!(lease = lease.name, reason, "ALARM: service stopped");
+            let running = self.running.names().join(", ");
+            tracing::error!(lease = lease.name, running, reason, "ALARM: service stopped");
             self.halt.call(reason.to_owned());
             services.abort_all();
         }
@@ -330,8 +357,9 @@ impl Leader {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let halt = self.halt.clone();
+        let (halt, running) = (self.halt.clone(), self.running.clone());
         async move {
+            let _running = running.enter(name.clone());
             while !stop.is_cancelled() {
                 match tokio::spawn(make()).await {
                     Ok(Ok(())) => return,
