@@ -28,11 +28,11 @@ test: $(TOOLS)
 	cargo test --locked $(FEATURES)
 
 # What takes long: the whole crash matrix, every reorg at every point of a payment's way, two million
-# histories of the outbox's model, a million payments to reconcile; `make test` takes a part of each.
+# histories of the outbox's model; `make test` takes a part of each.
 test-deep: $(TOOLS)
 	$(FORGE) build
 	cargo build --locked $(FEATURES)
-	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind reconcile::fast
+	cargo test --locked $(FEATURES) --test suite -- --ignored crash:: a_reorg_of_every_kind
 	KEEPER_HISTORIES=2000000 cargo test --locked $(FEATURES) -p keeper --lib histories
 
 # What the keeper can do on this machine: target/bench/report.json and report.md. The production build,

@@ -1,7 +1,7 @@
 //! `keeper reconcile` finds every kind of difference between whoever pulled, the chain and the
 //! ledger, and nothing where there is none.
 
-mod fast;
+mod many;
 
 use crate::support::{
     Draft, call, chain, copy_of, eventually, invoke, keeper, postgres, settlement_of, sound, stack,

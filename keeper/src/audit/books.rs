@@ -1,19 +1,27 @@
-//! The journal against the mirror and the payments, in one pass over each.
+//! Journal, mirror and payments against each other, in one pass over each.
 //!
-//! Journals that stand and logs that move money must be the same, one for one. Instead of joining
-//! them, each side's fingerprints, under a key of this run, are added up: equal sums mean equal sides.
+//! Journals that stand and logs that move money must be the same, one for one; so must payments and
+//! what journal and mirror say of them. Instead of joining millions of rows, each side's fingerprints,
+//! under a key of this run, are added up: equal sums mean equal sides. Where sums differ, a rule in
+//! SQL says which row it is, and whether it is wrong at all.
 
 use super::report::Check;
-use crate::ledger::{JournalRow, LedgerError, Tx};
-use std::hash::{BuildHasher, Hash, RandomState};
+use crate::{
+    ledger::{JournalRow, LedgerError, LogRow, SettlementRow, Tx},
+    lifecycle::Status,
+};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, Hash, RandomState},
+};
 
 /// A sum of fingerprints in which order does not matter.
 #[derive(Default, PartialEq, Eq, Clone, Copy)]
 struct Sum(u64, u64);
 
 /// Two keys: 64 bits alone would be few for a sum.
-#[derive(Default)]
-struct Keys(RandomState, RandomState);
+#[derive(Default, Clone)]
+pub(super) struct Keys(RandomState, RandomState);
 
 impl Keys {
     fn add(&self, sum: &mut Sum, value: &impl Hash) {
@@ -22,11 +30,95 @@ impl Keys {
     }
 }
 
-/// What a pass over the books came to.
+/// What is said of payments, by themselves or by journal and mirror.
+#[derive(Default)]
+pub(super) struct Claims {
+    /// A pull is booked: payment, amount, account.
+    pulls_booked: Sum,
+    /// A record is booked: payment, account.
+    records_booked: Sum,
+    /// A pull is in the mirror, with all that is known of it.
+    pulls: Sum,
+    /// A pull is a payment's: payment, identity.
+    owners: Sum,
+    /// A record is in the mirror: place, amount.
+    records: Sum,
+}
+
+impl Claims {
+    /// Whether journals say of the payments what they say themselves.
+    pub(super) fn fit_journal(&self, other: &Self) -> bool {
+        self.pulls_booked == other.pulls_booked && self.records_booked == other.records_booked
+    }
+
+    /// Whether the mirror says of the payments what they say themselves.
+    pub(super) fn fit_mirror(&self, other: &Self) -> bool {
+        self.pulls == other.pulls && self.owners == other.owners && self.records == other.records
+    }
+}
+
+/// What the payments say, while they go by.
+pub(super) struct Claimed {
+    keys: Keys,
+    pub(super) claims: Claims,
+    pulls: HashSet<u64>,
+    records: HashSet<u64>,
+    /// Whether a log may be cited twice.
+    pub(super) is_twice: bool,
+}
+
+impl Claimed {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self {
+            keys,
+            claims: Claims::default(),
+            pulls: HashSet::new(),
+            records: HashSet::new(),
+            is_twice: false,
+        }
+    }
+
+    /// A payment goes by.
+    pub(super) fn settlement(&mut self, row: &SettlementRow<'_>) {
+        let Self { keys, claims, pulls, records, is_twice } = self;
+        let (id, amount) = (Some(row.id), row.amount_usdc_micro);
+        let clearing =
+            row.splitter_capability_id.map(|capability| format!("clearing:{capability}"));
+        let clearing = clearing.as_deref();
+        let status = Status::from_word(row.status);
+        let (chain, splitter, nonce) = (row.chain_id, row.splitter, Some(row.eip3009_nonce));
+        if status == Some(Status::ChainConfirmed) && row.is_booked {
+            keys.add(&mut claims.pulls_booked, &(id, Some(amount), clearing));
+        }
+        let is_paid = matches!(status, Some(Status::FacilitatorAttested | Status::ChainConfirmed));
+        if is_paid && row.is_booked {
+            let place = (chain, row.tx_hash, row.log_index, row.block_number, row.block_hash);
+            let what = (splitter, Some(row.asset), Some(row.payer), nonce, amount, id);
+            keys.add(&mut claims.pulls, &(place, what));
+        }
+        if row.tx_hash.is_some() {
+            let owner = (id, Some(row.payer), nonce, chain, Some(row.asset));
+            keys.add(&mut claims.owners, &owner);
+            *is_twice |= !pulls.insert(keys.0.hash_one((chain, row.tx_hash, row.log_index)));
+        }
+        if row.record_tx_hash.is_some() {
+            let place = (chain, row.record_tx_hash, row.record_log_index);
+            *is_twice |= !records.insert(keys.0.hash_one(place));
+            if row.is_record_booked {
+                let what = (row.record_block_number, splitter, amount);
+                keys.add(&mut claims.records, &(place, what));
+                keys.add(&mut claims.records_booked, &(id, clearing));
+            }
+        }
+    }
+}
+
+/// What a pass over journal and mirror came to.
 pub(super) struct Books {
     pub(super) balance: Check,
-    /// Whether journals, mirror and payments are one for one.
+    /// Whether journals that stand and logs are one for one, and book to the accounts of the logs.
     pub(super) fit: bool,
+    pub(super) claims: Claims,
 }
 
 /// The class of log that a kind of journal cites.
@@ -43,14 +135,26 @@ fn class(kind: &str) -> &str {
     }
 }
 
-/// Reads journals, mirror and payments.
-pub(super) async fn books(tx: &mut Tx) -> Result<Books, LedgerError> {
+/// The account that a log determines.
+fn account(log: &LogRow<'_>) -> Option<String> {
+    match log.class {
+        "SettlementRecorded" | "PaymentSplit" => {
+            log.capability.map(|capability| format!("accounted:{capability}"))
+        }
+        "outflow" => log.account.map(|recipient| format!("payable:{recipient}")),
+        _ => None,
+    }
+}
+
+/// Reads journals and mirror.
+pub(super) async fn books(tx: &mut Tx, keys: &Keys) -> Result<Books, LedgerError> {
     let mut balance =
         Check::new("journals.balance", "every journal has postings, and they balance");
-    let keys = Keys::default();
     let (mut journals, mut logs) = (Sum::default(), Sum::default());
-    let (mut pulls, mut payments) = (Sum::default(), Sum::default());
+    let mut claims = Claims::default();
+    let mut is_plain = true;
     let reversed = tx.reversed().await?;
+    let codes = tx.account_codes().await?;
     tx.scan_journals(|row| {
         let problem = unbalanced(&row);
         balance.expect(problem.is_none(), || {
@@ -63,28 +167,71 @@ pub(super) async fn books(tx: &mut Tx) -> Result<Books, LedgerError> {
         }
         let kind = row.kind.unwrap_or_default();
         // A paid refund cites a Transfer of the treasury's, which no mirror holds.
-        if row.is_booked && kind != "refund_paid" {
-            let place = (row.chain_id, row.splitter, row.tx_hash, row.log_index, row.block_hash);
-            keys.add(&mut journals, &(place, row.booked, class(kind)));
-            if kind == "pull" {
-                keys.add(&mut pulls, &(row.settlement_id, row.booked));
+        if kind == "refund_paid" {
+            return;
+        }
+        // Nothing behind the cursor is held against the mirror, and whoever books has two lines.
+        if !row.is_booked || row.heads != Some(2) {
+            is_plain = false;
+        }
+        if !row.is_booked {
+            return;
+        }
+        let code = |id: Option<i64>| id.and_then(|id| codes.get(&id)).map(String::as_str);
+        let (first, second) = (code(row.first_account), code(row.second_account));
+        let determined = match kind {
+            "record" | "unattributed_record" => second,
+            "split" | "payout" => first,
+            _ => None,
+        };
+        let place = (row.chain_id, row.splitter, row.tx_hash, row.log_index, row.block_hash);
+        keys.add(&mut journals, &(place, row.booked, class(kind), determined));
+        match kind {
+            "pull" => {
+                keys.add(&mut claims.pulls_booked, &(row.settlement_id, row.booked, second));
             }
+            "record" => keys.add(&mut claims.records_booked, &(row.settlement_id, first)),
+            "unattributed_record" if first != Some("suspense:unattributed") => is_plain = false,
+            _ => {}
         }
     })
     .await?;
-    tx.scan_money(|row| {
-        let place = (
-            Some(row.chain_id),
-            Some(row.splitter),
-            Some(row.tx_hash),
-            Some(row.log_index),
-            Some(row.block_hash),
-        );
-        keys.add(&mut logs, &(place, Some(row.amount), row.class));
+    tx.scan_logs(|row| {
+        if row.is_booked && row.amount > 0 {
+            let place = (
+                Some(row.chain_id),
+                Some(row.splitter),
+                Some(row.tx_hash),
+                Some(row.log_index),
+                Some(row.block_hash),
+            );
+            let determined = account(&row);
+            keys.add(&mut logs, &(place, Some(row.amount), row.class, determined.as_deref()));
+        }
+        mirrored(&row, keys, &mut claims);
     })
     .await?;
-    tx.scan_confirmed(|row| keys.add(&mut payments, &(Some(row.id), Some(row.amount)))).await?;
-    Ok(Books { balance, fit: journals == logs && pulls == payments })
+    Ok(Books { balance, fit: is_plain && journals == logs, claims })
+}
+
+/// What a log says of a payment.
+fn mirrored(row: &LogRow<'_>, keys: &Keys, claims: &mut Claims) {
+    let (chain, splitter) = (row.chain_id, Some(row.splitter));
+    let (tx_hash, log_index) = (Some(row.tx_hash), Some(row.log_index));
+    let (block, block_hash) = (Some(row.block_number), Some(row.block_hash));
+    if row.class == "inflow" && row.settlement_id.is_some() {
+        let (id, nonce) = (row.settlement_id, row.eip3009_nonce);
+        keys.add(&mut claims.owners, &(id, row.account, nonce, chain, row.asset));
+        if row.is_booked {
+            let place = (chain, tx_hash, log_index, block, block_hash);
+            let what = (splitter, row.asset, row.account, nonce, row.amount, id);
+            keys.add(&mut claims.pulls, &(place, what));
+        }
+    }
+    if row.class == "SettlementRecorded" && row.is_booked {
+        let place = (chain, tx_hash, log_index);
+        keys.add(&mut claims.records, &(place, (block, splitter, row.amount)));
+    }
 }
 
 fn unbalanced(row: &JournalRow<'_>) -> Option<String> {

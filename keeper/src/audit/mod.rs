@@ -22,14 +22,20 @@ use alloy::{
     hex,
     primitives::{Address, B256, keccak256},
 };
+use books::{Books, Claimed, Keys};
 use chrono::TimeDelta;
 use events::Payments;
-use rules::{BOOKED, BOOKS, EVIDENCE, Rule};
+use rules::{BOOKED, BOOKS, EVIDENCE, MINED, MIRRORED, ONCE, Rule};
 use seals::Seals;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Connections that read at the same time, where the database allows it.
 const LANES: usize = 3;
@@ -78,31 +84,59 @@ pub struct Options {
 /// # Errors
 /// When the ledger cannot be read.
 pub async fn audit(ledger: &Ledger, options: &Options) -> Result<Report, LedgerError> {
-    let mut lanes = ledger.snapshot(LANES).await?.into_iter();
-    let (first, second, third) = (lanes.next(), lanes.next(), lanes.next());
-    let Some(mut first) = first else { return Err(LedgerError::Conflict("snapshot".to_owned())) };
-    let (report, mut checks) = match (second, third) {
-        (Some(mut second), Some(mut third)) => {
-            let (report, books, evidence) = tokio::try_join!(
-                payments(&mut first, options),
-                all_books(&mut second),
-                outbox_and_evidence(&mut third, options),
-            )?;
-            (report, [books, evidence].concat())
+    let keys = Keys::default();
+    let lanes = ledger.snapshot(LANES).await?;
+    let (mut tx, mut report, claimed, books, outbox) = match <[Tx; LANES]>::try_from(lanes) {
+        Ok([first, second, third]) => {
+            let payments = lane(payments(first, options.clone(), keys.clone()));
+            let books = lane(all_books(second, keys));
+            let outbox = lane(outbox_and_rest(third, options.clone()));
+            let (first, report, claimed) = ended(payments.await)?;
+            let (_, books) = ended(books.await)?;
+            let (_, outbox) = ended(outbox.await)?;
+            (first, report, claimed, books, outbox)
         }
-        _ => {
-            let report = payments(&mut first, options).await?;
-            let books = all_books(&mut first).await?;
-            (report, [books, outbox_and_evidence(&mut first, options).await?].concat())
+        Err(mut one) => {
+            let Some(tx) = one.pop() else { return Err(LedgerError::Conflict("snapshot".into())) };
+            let (tx, report, claimed) = payments(tx, options.clone(), keys.clone()).await?;
+            let (tx, books) = all_books(tx, keys).await?;
+            let (tx, outbox) = outbox_and_rest(tx, options.clone()).await?;
+            (tx, report, claimed, books, outbox)
         }
     };
-    let mut report = report;
+    let (books, mut checks) = books;
+    report.checks.push(books.balance);
     report.checks.append(&mut checks);
+    report.checks.extend(outbox.checks);
+    let is_booked = books.fit && claimed.claims.fit_journal(&books.claims);
+    for (rules, fit) in [
+        (BOOKED, is_booked),
+        (MIRRORED, claimed.claims.fit_mirror(&books.claims)),
+        (ONCE, !claimed.is_twice),
+        (MINED, outbox.is_mined),
+    ] {
+        report.checks.extend(keep_unless(&mut tx, rules, fit).await?);
+    }
     Ok(report.conclude())
 }
 
+/// Begins a lane, on whatever core is free. It ends with its handle.
+fn lane<T: Send + 'static>(
+    work: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
+) -> AbortOnDropHandle<Result<T, LedgerError>> {
+    AbortOnDropHandle::new(tokio::spawn(work))
+}
+
+fn ended<T>(outcome: Result<Result<T, LedgerError>, JoinError>) -> Result<T, LedgerError> {
+    outcome.unwrap_or_else(|error| Err(LedgerError::Conflict(format!("the audit: {error}"))))
+}
+
 /// Events, seals and the payments' own columns.
-async fn payments(tx: &mut Tx, options: &Options) -> Result<Report, LedgerError> {
+async fn payments(
+    mut tx: Tx,
+    options: Options,
+    keys: Keys,
+) -> Result<(Tx, Report, Claimed), LedgerError> {
     let expected = tx.count("SELECT count(*) FROM x402_settlements").await?;
     options.progress.expect(tx.count("SELECT max(seq) FROM settlement_events").await?);
     options.progress.expect(expected);
@@ -117,15 +151,17 @@ async fn payments(tx: &mut Tx, options: &Options) -> Result<Report, LedgerError>
         Ok(())
     })
     .await?;
+    let mut claimed = Claimed::new(keys);
     tx.scan_settlements(|row| {
         payments.settlement(&row);
+        claimed.settlement(&row);
         options.progress.more(1);
         Ok(())
     })
     .await?;
     let unsealed_events = seals.unsealed;
     let mut missing = Vec::new();
-    let overdue = overdue(tx, options, unsealed_events).await?;
+    let overdue = overdue(&mut tx, &options, unsealed_events).await?;
     if overdue > 0 {
         missing.push(format!(
             "{overdue} events should be under a seal by now and are not: let the daemon seal them, \
@@ -137,14 +173,9 @@ async fn payments(tx: &mut Tx, options: &Options) -> Result<Report, LedgerError>
     let sealed_events = seals[0].checked;
     let mut checks = payments.finish();
     checks.extend(seals);
-    Ok(Report {
-        verdict: Verdict::Sound,
-        sealed_events,
-        unsealed_events,
-        newest_root,
-        checks,
-        missing,
-    })
+    let verdict = Verdict::Sound;
+    let report = Report { verdict, sealed_events, unsealed_events, newest_root, checks, missing };
+    Ok((tx, report, claimed))
 }
 
 /// How many events have no seal although they should have one.
@@ -160,16 +191,20 @@ async fn overdue(tx: &mut Tx, options: &Options, unsealed: u64) -> Result<u64, L
     tx.unsealed_before(now - MAX_UNSEALED_AGE).await
 }
 
-/// The journal in itself, and against mirror and payments.
-async fn all_books(tx: &mut Tx) -> Result<Vec<Check>, LedgerError> {
-    let books = books::books(tx).await?;
-    let mut checks = vec![books.balance];
-    checks.extend(keep(tx, BOOKS).await?);
-    if !books.fit {
-        checks.extend(keep(tx, BOOKED).await?);
-        return Ok(checks);
+/// The journal in itself, and what it and the mirror say.
+async fn all_books(mut tx: Tx, keys: Keys) -> Result<(Tx, (Books, Vec<Check>)), LedgerError> {
+    let books = books::books(&mut tx, &keys).await?;
+    let checks = keep(&mut tx, BOOKS).await?;
+    Ok((tx, (books, checks)))
+}
+
+/// Runs rules, or only says how much was looked at where they are known to be kept.
+async fn keep_unless(tx: &mut Tx, rules: &[Rule], fit: bool) -> Result<Vec<Check>, LedgerError> {
+    if !fit {
+        return keep(tx, rules).await;
     }
-    for rule in BOOKED {
+    let mut checks = Vec::with_capacity(rules.len());
+    for rule in rules {
         let mut check = Check::new(rule.name, rule.promise);
         check.checked = tx.count(rule.count).await?;
         checks.push(check);
@@ -189,11 +224,40 @@ async fn keep(tx: &mut Tx, rules: &[Rule]) -> Result<Vec<Check>, LedgerError> {
     Ok(checks)
 }
 
-async fn outbox_and_evidence(tx: &mut Tx, options: &Options) -> Result<Vec<Check>, LedgerError> {
+/// What a pass over the outbox came to.
+struct Outbox {
+    checks: Vec<Check>,
+    /// Whether whatever was mined is one of the transaction's own envelopes.
+    is_mined: bool,
+}
+
+async fn outbox_and_rest(mut tx: Tx, options: Options) -> Result<(Tx, Outbox), LedgerError> {
+    const ON_CHAIN: &str = "SELECT count(*) FROM transactions WHERE mined_hash IS NOT NULL
+        AND state IN ('included', 'safe', 'finalized', 'reverted')";
     options.progress.expect(tx.count("SELECT count(*) FROM attempts").await?);
     let mut hashes = Check::new("outbox.hashes", "every envelope's bytes have its hash");
-    tx.scan_envelopes(|hash, raw| {
+    let mut envelopes = Check::new(
+        "outbox.envelopes",
+        "every envelope belongs to a transaction, and every one that was sent has one",
+    );
+    let mut mined = HashSet::new();
+    tx.scan_envelopes(|row| {
+        match (row.envelope, row.transaction) {
+            (Some((hash, _)), None) => {
+                envelopes.fail(format!("attempts {hash}"), "its transaction is not there");
+            }
+            (None, Some((id, state))) if !matches!(state, "planned" | "parked") => {
+                let problem = format!("it is {state} and has no envelope");
+                envelopes.fail(format!("transactions {id}"), problem);
+            }
+            _ => {}
+        }
+        if let Some((id, _)) = row.transaction.filter(|_| row.is_mined) {
+            mined.insert(id);
+        }
+        let Some((hash, raw)) = row.envelope else { return };
         options.progress.more(1);
+        envelopes.pass();
         let mut stored = B256::ZERO;
         let digits = hash.strip_prefix("0x").unwrap_or_default();
         let is_hash = hex::decode_to_slice(digits, stored.as_mut_slice()).is_ok();
@@ -202,7 +266,8 @@ async fn outbox_and_evidence(tx: &mut Tx, options: &Options) -> Result<Vec<Check
         });
     })
     .await?;
-    let mut checks = vec![hashes];
+    let is_mined = u64::try_from(mined.len()).ok() == Some(tx.count(ON_CHAIN).await?);
+    let mut checks = vec![hashes, envelopes];
     if options.deep {
         let mut senders = Check::new(
             "outbox.senders",
@@ -217,8 +282,8 @@ async fn outbox_and_evidence(tx: &mut Tx, options: &Options) -> Result<Vec<Check
         .await?;
         checks.push(senders);
     }
-    checks.extend(keep(tx, EVIDENCE).await?);
-    Ok(checks)
+    checks.extend(keep(&mut tx, EVIDENCE).await?);
+    Ok((tx, Outbox { checks, is_mined }))
 }
 
 /// What is wrong with who signed an envelope.

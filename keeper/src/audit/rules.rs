@@ -95,6 +95,25 @@ pub(super) const BOOKS: &[Rule] = &[
             FROM accounts GROUP BY chain_id, splitter HAVING sum(debits_micro) <> sum(credits_micro)",
     },
     Rule {
+        name: "journals.reversals",
+        promise: "a reversal mirrors the journal that it takes back, line by line",
+        count: "SELECT count(*) FROM journals WHERE reverses IS NOT NULL",
+        violations: "SELECT 'journals ' || r.id, 'it does not mirror journal ' || r.reverses
+            FROM journals r WHERE r.reverses IS NOT NULL AND (
+                NOT EXISTS (SELECT 1 FROM journals o WHERE o.id = r.reverses)
+                OR (SELECT count(*) FROM postings WHERE journal_id = r.id)
+                    <> (SELECT count(*) FROM postings WHERE journal_id = r.reverses)
+                OR EXISTS (SELECT 1 FROM postings p WHERE p.journal_id = r.id AND NOT EXISTS (
+                    SELECT 1 FROM postings o WHERE o.journal_id = r.reverses
+                    AND o.account_id = p.account_id AND o.amount_micro = p.amount_micro
+                    AND o.side <> p.side)))",
+    },
+];
+
+/// The books against the mirror and the payments. Millions of rows have to be joined for that, so it
+/// is done only where [`super::books`] has found that something does not fit, to name it.
+pub(super) const BOOKED: &[Rule] = &[
+    Rule {
         name: "journals.accounts",
         promise: "a journal books to the capability or the recipient of its payment or log",
         count: "SELECT count(*) FROM journals WHERE tx_hash IS NOT NULL AND reverses IS NULL",
@@ -120,25 +139,6 @@ pub(super) const BOOKS: &[Rule] = &[
             OR j.kind = 'payout' AND p.line = 0 AND a.code <> 'payable:' || o.recipient"
         ),
     },
-    Rule {
-        name: "journals.reversals",
-        promise: "a reversal mirrors the journal that it takes back, line by line",
-        count: "SELECT count(*) FROM journals WHERE reverses IS NOT NULL",
-        violations: "SELECT 'journals ' || r.id, 'it does not mirror journal ' || r.reverses
-            FROM journals r WHERE r.reverses IS NOT NULL AND (
-                NOT EXISTS (SELECT 1 FROM journals o WHERE o.id = r.reverses)
-                OR (SELECT count(*) FROM postings WHERE journal_id = r.id)
-                    <> (SELECT count(*) FROM postings WHERE journal_id = r.reverses)
-                OR EXISTS (SELECT 1 FROM postings p WHERE p.journal_id = r.id AND NOT EXISTS (
-                    SELECT 1 FROM postings o WHERE o.journal_id = r.reverses
-                    AND o.account_id = p.account_id AND o.amount_micro = p.amount_micro
-                    AND o.side <> p.side)))",
-    },
-];
-
-/// The books against the mirror and the payments. Millions of rows have to be joined for that, so it
-/// is done only where [`super::books`] has found that something does not fit, to name it.
-pub(super) const BOOKED: &[Rule] = &[
     Rule {
         name: "journals.cite",
         promise: "every journal that stands cites a log of the mirror of its kind and amount",
@@ -244,8 +244,8 @@ pub(super) const BOOKED: &[Rule] = &[
     },
 ];
 
-/// Mirror, evidence and outbox.
-pub(super) const EVIDENCE: &[Rule] = &[
+/// The payments against the mirror; as those above, only where something does not fit.
+pub(super) const MIRRORED: &[Rule] = &[
     Rule {
         name: "mirror.pulls",
         promise: "a paid payment's pull is in the mirror: payer, nonce, amount, place",
@@ -269,7 +269,8 @@ pub(super) const EVIDENCE: &[Rule] = &[
         name: "mirror.payments",
         promise: "a pull that the mirror gives to a payment is that payment's",
         count: "SELECT count(*) FROM x402_pull_events WHERE settlement_id IS NOT NULL",
-        violations: "SELECT 'x402_pull_events ' || CAST(p.log_index AS TEXT) || ' of ' || p.tx_hash,
+        violations:
+            "SELECT 'x402_pull_events ' || CAST(p.log_index AS TEXT) || ' of ' || p.tx_hash,
                 'it is not the pull of payment ' || p.settlement_id
             FROM x402_pull_events p LEFT JOIN x402_settlements s ON s.id = p.settlement_id
                 AND s.payer = p.payer AND s.eip3009_nonce = p.eip3009_nonce
@@ -294,6 +295,48 @@ pub(super) const EVIDENCE: &[Rule] = &[
             AND e.tx_hash IS NULL"
         ),
     },
+];
+
+/// No log is cited twice; as those above.
+pub(super) const ONCE: &[Rule] = &[
+    Rule {
+        name: "evidence.pull_once",
+        promise: "no log is the pull of two payments",
+        count: "SELECT count(*) FROM x402_settlements WHERE tx_hash IS NOT NULL",
+        violations: "SELECT 'log ' || CAST(log_index AS TEXT) || ' of ' || tx_hash,
+                'it is the pull of ' || min(id) || ' and of ' || max(id)
+            FROM x402_settlements WHERE tx_hash IS NOT NULL
+            GROUP BY chain_id, tx_hash, log_index HAVING count(*) > 1",
+    },
+    Rule {
+        name: "evidence.record_once",
+        promise: "no log is the record of two payments",
+        count: "SELECT count(*) FROM x402_settlements WHERE record_tx_hash IS NOT NULL",
+        violations: "SELECT 'log ' || CAST(record_log_index AS TEXT) || ' of ' || record_tx_hash,
+                'it is the record of ' || min(id) || ' and of ' || max(id)
+            FROM x402_settlements WHERE record_tx_hash IS NOT NULL
+            GROUP BY chain_id, record_tx_hash, record_log_index HAVING count(*) > 1",
+    },
+];
+
+/// What was mined; as those above.
+pub(super) const MINED: &[Rule] = &[
+    Rule {
+        name: "outbox.mined",
+        promise: "what was mined is one of the transaction's own envelopes",
+        count: "SELECT count(*) FROM transactions WHERE mined_hash IS NOT NULL",
+        violations: "SELECT 'transactions ' || CAST(t.id AS TEXT), 'account nonce '
+                || CAST(t.account_nonce AS TEXT) || ': ' || t.mined_hash || ' is none of its envelopes'
+            FROM transactions t LEFT JOIN attempts a ON a.hash = t.mined_hash
+                AND a.transaction_id = t.id
+            WHERE t.mined_hash IS NOT NULL AND a.hash IS NULL
+            AND coalesce(t.reason, '') NOT LIKE 'found on the chain, its bytes are not known: %'
+            AND t.state IN ('included', 'safe', 'finalized', 'reverted')",
+    },
+];
+
+/// Splits and refunds.
+pub(super) const EVIDENCE: &[Rule] = &[
     Rule {
         name: "mirror.splits",
         promise: "payments that are split sum up to no more than their split in the mirror",
@@ -319,24 +362,6 @@ pub(super) const EVIDENCE: &[Rule] = &[
             AND (e.tx_hash IS NULL OR s.amount > e.amount OR s.provider > e.provider_amount
                 OR s.hub > e.hub_amount OR s.reserve > e.reserve_amount)"
         ),
-    },
-    Rule {
-        name: "evidence.pull_once",
-        promise: "no log is the pull of two payments",
-        count: "SELECT count(*) FROM x402_settlements WHERE tx_hash IS NOT NULL",
-        violations: "SELECT 'log ' || CAST(log_index AS TEXT) || ' of ' || tx_hash,
-                'it is the pull of ' || min(id) || ' and of ' || max(id)
-            FROM x402_settlements WHERE tx_hash IS NOT NULL
-            GROUP BY chain_id, tx_hash, log_index HAVING count(*) > 1",
-    },
-    Rule {
-        name: "evidence.record_once",
-        promise: "no log is the record of two payments",
-        count: "SELECT count(*) FROM x402_settlements WHERE record_tx_hash IS NOT NULL",
-        violations: "SELECT 'log ' || CAST(record_log_index AS TEXT) || ' of ' || record_tx_hash,
-                'it is the record of ' || min(id) || ' and of ' || max(id)
-            FROM x402_settlements WHERE record_tx_hash IS NOT NULL
-            GROUP BY chain_id, record_tx_hash, record_log_index HAVING count(*) > 1",
     },
     Rule {
         name: "refunds.payments",
@@ -384,29 +409,5 @@ pub(super) const EVIDENCE: &[Rule] = &[
             " d LEFT JOIN x402_refund_log r ON r.settlement_id = d.settlement_id
             WHERE r.id IS NULL"
         ),
-    },
-    Rule {
-        name: "outbox.mined",
-        promise: "what was mined is one of the transaction's own envelopes",
-        count: "SELECT count(*) FROM transactions WHERE mined_hash IS NOT NULL",
-        violations: "SELECT 'transactions ' || CAST(t.id AS TEXT), 'account nonce '
-                || CAST(t.account_nonce AS TEXT) || ': ' || t.mined_hash || ' is none of its envelopes'
-            FROM transactions t LEFT JOIN attempts a ON a.hash = t.mined_hash
-                AND a.transaction_id = t.id
-            WHERE t.mined_hash IS NOT NULL AND a.hash IS NULL
-            AND coalesce(t.reason, '') NOT LIKE 'found on the chain, its bytes are not known: %'
-            AND t.state IN ('included', 'safe', 'finalized', 'reverted')",
-    },
-    Rule {
-        name: "outbox.envelopes",
-        promise: "every envelope belongs to a transaction, and every one that was sent has one",
-        count: "SELECT count(*) FROM attempts",
-        violations: "SELECT 'attempts ' || a.hash, 'its transaction is not there'
-            FROM attempts a LEFT JOIN transactions t ON t.id = a.transaction_id WHERE t.id IS NULL
-            UNION ALL
-            SELECT 'transactions ' || CAST(t.id AS TEXT), 'it is ' || t.state
-                || ' and has no envelope'
-            FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id
-            WHERE a.hash IS NULL AND t.state NOT IN ('planned', 'parked')",
     },
 ];

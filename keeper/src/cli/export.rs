@@ -1,11 +1,11 @@
 //! `keeper export`: the whole ledger as lines of JSON.
 
-use super::{ConfigArgs, Exit, config::Config};
+use super::{ConfigArgs, Exit, config::Config, progress::Progress};
 use crate::ledger::Ledger;
 use eyre::WrapErr;
 use std::{
     fs::File,
-    io::{BufWriter, stdout},
+    io::{BufWriter, IsTerminal, stdout},
     path::PathBuf,
 };
 
@@ -27,6 +27,11 @@ impl Export {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, _) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
         let ledger = Ledger::open_beside(&config.database).await?;
+        // Between lines of the export a spinner would only be in the way.
+        let progress = match self.out.is_none() && stdout().is_terminal() {
+            true => Progress::none(),
+            false => Progress::spinner("writing the ledger")?,
+        };
         let footer = match &self.out {
             Some(path) => {
                 let file = File::create_new(path)
@@ -38,6 +43,7 @@ impl Export {
             }
             None => ledger.export(&mut BufWriter::new(stdout()), self.with_signatures).await?,
         };
+        drop(progress);
         let rows: u64 = footer.counts.values().sum();
         eprintln!("{rows} rows of {} tables, sha256 {}", footer.counts.len(), footer.sha256);
         Ok(())

@@ -3,6 +3,7 @@
 use super::{
     Exit,
     audit::{conclude, offline},
+    progress::Progress,
 };
 use crate::{
     audit::{Options, Report},
@@ -53,7 +54,9 @@ impl Import {
         let path: &Path = &self.file;
         let file = File::open(path).wrap_err_with(|| format!("cannot open {}", path.display()))?;
         let ledger = Ledger::open(url).await?;
+        let progress = Progress::spinner("reading the export")?;
         let footer = ledger.import(&mut BufReader::new(file)).await?;
+        drop(progress);
         let rows: u64 = footer.counts.values().sum();
         eprintln!("{rows} rows read, sha256 {} as its last line says", footer.sha256);
         offline(&ledger, Options { is_copy: true, ..Options::default() }).await

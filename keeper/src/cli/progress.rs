@@ -1,9 +1,13 @@
-//! How far a long reading of the chain is, for people: on stderr, and only on a terminal.
+//! That a long reading goes on, and how far it is, for people: on stderr, and only on a terminal.
 
 use crate::chain::{BlockTag, Chain};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::Duration;
 
-/// A bar over blocks. It ends with this value.
+/// Between two pictures of a spinner.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// A bar over blocks, or a spinner where nobody knows how far it is. It ends with this value.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -14,6 +18,15 @@ impl Progress {
     /// Nothing is shown.
     pub(super) fn none() -> Self {
         Self { bar: ProgressBar::hidden(), first: 0 }
+    }
+
+    /// Something that takes its time.
+    pub(super) fn spinner(what: &'static str) -> eyre::Result<Self> {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template("{spinner} {msg}, {elapsed}")?);
+        bar.set_message(what);
+        bar.enable_steady_tick(REDRAW);
+        Ok(Self { bar, first: 0 })
     }
 
     /// From a block to the chain's head.

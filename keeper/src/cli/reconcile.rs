@@ -105,9 +105,11 @@ impl Reconcile {
         let record = &station.record;
         let progress = match self.deep {
             true => Progress::over(&station.chain, record.first_block).await?,
-            false => Progress::none(),
+            false => Progress::spinner("comparing payment by payment")?,
         };
-        progress.says("reading the chain");
+        if self.deep {
+            progress.says("reading the chain");
+        }
         let seen = |block| progress.reached(block);
         Ok(report(ledger, &station.chain, record, &options, &seen).await?)
     }

@@ -75,7 +75,7 @@ pub use query::Tx;
 pub use rebuilt::RebuiltSettlement;
 pub use refunds::{Refund, RefundQuery, Requested};
 pub use rereads::Reread;
-pub use scan::{AttemptRow, ConfirmedRow, EventRow, JournalRow, MoneyRow, SettlementRow};
+pub use scan::{AttemptRow, EnvelopeRow, EventRow, JournalRow, LogRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
     Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement,

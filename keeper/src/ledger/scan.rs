@@ -4,7 +4,7 @@
 use super::{Ledger, LedgerError, Result, Tx};
 use futures::TryStreamExt;
 use sqlx::{FromRow, Row};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// An event, its place in the order of all, and what was hashed.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ pub struct SettlementRow<'r> {
     pub provider_share_micro: Option<i64>,
     pub hub_share_micro: Option<i64>,
     pub network_share_micro: Option<i64>,
+    pub splitter: Option<&'r str>,
     pub delivery: Option<&'r str>,
+    pub is_booked: bool,
+    pub is_record_booked: bool,
 }
 
 /// A journal with what its postings sum up to; either may be missing.
@@ -89,27 +92,41 @@ pub struct JournalRow<'r> {
     pub debits: Option<i64>,
     pub credits: Option<i64>,
     pub booked: Option<i64>,
+    pub heads: Option<i64>,
+    pub first_account: Option<i64>,
+    pub second_account: Option<i64>,
 }
 
-/// A log of the mirror that moves money.
-#[derive(Debug, FromRow)]
+/// A log of the mirror, and whether it lies before the journal's cursor. `account` is who paid, or whom
+/// money was paid to.
+#[derive(Debug)]
 #[expect(missing_docs, reason = "the names of the columns")]
-pub struct MoneyRow<'r> {
+pub struct LogRow<'r> {
     pub chain_id: i64,
     pub splitter: &'r str,
     pub tx_hash: &'r str,
     pub log_index: i64,
+    pub block_number: i64,
     pub block_hash: &'r str,
     pub amount: i64,
     pub class: &'r str,
+    pub account: Option<&'r str>,
+    pub capability: Option<&'r str>,
+    pub asset: Option<&'r str>,
+    pub eip3009_nonce: Option<&'r str>,
+    pub settlement_id: Option<&'r str>,
+    pub is_booked: bool,
 }
 
-/// A confirmed payment that must be booked.
-#[derive(Debug, FromRow)]
-#[expect(missing_docs, reason = "the names of the columns")]
-pub struct ConfirmedRow<'r> {
-    pub id: &'r str,
-    pub amount: i64,
+/// A signed envelope, its transaction, or both.
+#[derive(Debug)]
+pub struct EnvelopeRow<'r> {
+    /// Hash and bytes of the envelope, if there is one.
+    pub envelope: Option<(&'r str, &'r [u8])>,
+    /// Id and state of the transaction, if there is one.
+    pub transaction: Option<(i64, &'r str)>,
+    /// Whether the transaction is on the chain as this envelope.
+    pub is_mined: bool,
 }
 
 /// A signed envelope, and the transaction that it is one of.
@@ -212,25 +229,41 @@ impl Tx {
         &mut self,
         mut each: impl FnMut(SettlementRow<'_>) -> Result<()>,
     ) -> Result<()> {
-        const SELECT: &str = "SELECT s.id, trace_id, chain_id, asset, payer, eip3009_nonce, pay_to,
+        const SELECT: &str =
+            "SELECT s.id, trace_id, s.chain_id, asset, payer, eip3009_nonce, pay_to,
                 amount_usdc_micro, valid_before, capability_id, splitter_capability_id, provider,
                 provider_bps, hub_bps, reserve_bps, x402_version, agent_id, request_id,
                 content_hash, payment_hash, status, keeper_state, tx_hash, log_index, block_number,
                 block_hash, record_tx_hash, record_log_index, record_block_number, split_tx_hash,
                 split_log_index, split_block_number, provider_share_micro, hub_share_micro,
-                network_share_micro, d.state AS delivery
-            FROM x402_settlements s LEFT JOIN deliveries d ON d.settlement_id = s.id";
+                network_share_micro, s.splitter, d.state AS delivery,
+                coalesce(s.block_number < c.next_block, FALSE) AS is_booked,
+                coalesce(s.record_block_number < c.next_block, FALSE) AS is_record_booked
+            FROM x402_settlements s LEFT JOIN deliveries d ON d.settlement_id = s.id
+            LEFT JOIN cursors c ON c.chain_id = s.chain_id AND c.splitter = s.splitter
+                AND c.stream = 'journal'";
         scan!(self, SELECT, |row| each(SettlementRow::from_row(&row)?)?);
         Ok(())
     }
 
-    /// The bytes of every envelope that was signed, and the hash that they should have.
+    /// Every envelope that was signed with its transaction; either may be missing.
     ///
     /// # Errors
     /// When the database cannot answer it.
-    pub async fn scan_envelopes(&mut self, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
-        const SELECT: &str = "SELECT hash, raw FROM attempts";
-        scan!(self, SELECT, |row| each(row.try_get(0)?, row.try_get(1)?));
+    pub async fn scan_envelopes(&mut self, mut each: impl FnMut(EnvelopeRow<'_>)) -> Result<()> {
+        const SELECT: &str = "SELECT a.hash, a.raw, t.id, t.state,
+                coalesce(t.mined_hash = a.hash AND t.state IN (
+                    'included', 'safe', 'finalized', 'reverted'), FALSE)
+            FROM attempts a FULL JOIN transactions t ON t.id = a.transaction_id";
+        scan!(self, SELECT, |row| {
+            let hash: Option<&str> = row.try_get(0)?;
+            let id: Option<i64> = row.try_get(2)?;
+            each(EnvelopeRow {
+                envelope: hash.zip(row.try_get(1)?),
+                transaction: id.zip(row.try_get(3)?),
+                is_mined: row.try_get(4)?,
+            });
+        });
         Ok(())
     }
 
@@ -252,12 +285,15 @@ impl Tx {
     pub async fn scan_journals(&mut self, mut each: impl FnMut(JournalRow<'_>)) -> Result<()> {
         const SELECT: &str = "SELECT j.id, s.journal_id, j.chain_id, j.splitter, j.kind,
                 j.settlement_id, j.tx_hash, j.log_index, j.block_hash, j.reverses,
-                s.debits, s.credits, s.booked,
+                s.debits, s.credits, s.booked, s.heads, s.first_account, s.second_account,
                 coalesce(j.block_number < c.next_block, FALSE) AS is_booked
             FROM journals j FULL JOIN (SELECT journal_id,
                 CAST(sum(CASE WHEN side = 'debit' THEN amount_micro ELSE 0 END) AS BIGINT) AS debits,
                 CAST(sum(CASE WHEN side = 'credit' THEN amount_micro ELSE 0 END) AS BIGINT) AS credits,
-                max(CASE WHEN line = 0 THEN amount_micro END) AS booked
+                max(CASE WHEN line = 0 THEN amount_micro END) AS booked,
+                count(CASE WHEN line < 2 THEN 1 END) AS heads,
+                max(CASE WHEN line = 0 THEN account_id END) AS first_account,
+                max(CASE WHEN line = 1 THEN account_id END) AS second_account
                 FROM postings GROUP BY journal_id) s ON s.journal_id = j.id
             LEFT JOIN cursors c ON c.chain_id = j.chain_id AND c.splitter = j.splitter
                 AND c.stream = 'journal'";
@@ -265,38 +301,55 @@ impl Tx {
         Ok(())
     }
 
-    /// Every log of the mirror that moves money and lies before the journal's cursor.
+    /// Every pull, payout and log with an amount of the mirror.
     ///
     /// # Errors
     /// When the database cannot answer it.
-    pub async fn scan_money(&mut self, mut each: impl FnMut(MoneyRow<'_>)) -> Result<()> {
-        const SELECT: &str = "SELECT l.chain_id, l.splitter, l.tx_hash, l.log_index, l.block_hash,
-                l.amount, l.class
+    pub async fn scan_logs(&mut self, mut each: impl FnMut(LogRow<'_>)) -> Result<()> {
+        const SELECT: &str =
+            "SELECT l.*, coalesce(l.block_number < c.next_block, FALSE) AS is_booked
             FROM (SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
-                    amount_micro AS amount, 'inflow' AS class
-                FROM x402_pull_events WHERE amount_micro > 0
+                    amount_micro AS amount, 'inflow' AS class, payer AS account,
+                    CAST(NULL AS TEXT) AS capability, asset, eip3009_nonce, settlement_id
+                FROM x402_pull_events
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
-                    amount_micro, 'outflow' FROM payout_events WHERE amount_micro > 0
+                    amount_micro, 'outflow', recipient, NULL, NULL, NULL, NULL FROM payout_events
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
-                    amount, event_name
-                FROM splitter_events WHERE amount > 0) l
-            JOIN cursors c ON c.chain_id = l.chain_id AND c.splitter = l.splitter
-                AND c.stream = 'journal' AND l.block_number < c.next_block";
-        scan!(self, SELECT, |row| each(MoneyRow::from_row(&row)?));
+                    amount, event_name, NULL, splitter_capability_id, NULL, NULL, NULL
+                FROM splitter_events WHERE amount IS NOT NULL) l
+            LEFT JOIN cursors c ON c.chain_id = l.chain_id AND c.splitter = l.splitter
+                AND c.stream = 'journal'";
+        // By their places: names are looked up for every row.
+        scan!(self, SELECT, |row| each(LogRow {
+            chain_id: row.try_get(0)?,
+            splitter: row.try_get(1)?,
+            tx_hash: row.try_get(2)?,
+            log_index: row.try_get(3)?,
+            block_number: row.try_get(4)?,
+            block_hash: row.try_get(5)?,
+            amount: row.try_get(6)?,
+            class: row.try_get(7)?,
+            account: row.try_get(8)?,
+            capability: row.try_get(9)?,
+            asset: row.try_get(10)?,
+            eip3009_nonce: row.try_get(11)?,
+            settlement_id: row.try_get(12)?,
+            is_booked: row.try_get(13)?,
+        }));
         Ok(())
     }
 
-    /// Every confirmed payment whose pull lies before the journal's cursor.
+    /// The name of every account, by its id.
     ///
     /// # Errors
     /// When the database cannot answer it.
-    pub async fn scan_confirmed(&mut self, mut each: impl FnMut(ConfirmedRow<'_>)) -> Result<()> {
-        const SELECT: &str = "SELECT s.id, s.amount_usdc_micro AS amount FROM x402_settlements s
-            JOIN cursors c ON c.chain_id = s.chain_id AND c.splitter = s.splitter
-                AND c.stream = 'journal' AND s.block_number < c.next_block
-            WHERE s.status = 'chain_confirmed'";
-        scan!(self, SELECT, |row| each(ConfirmedRow::from_row(&row)?));
-        Ok(())
+    pub async fn account_codes(&mut self) -> Result<HashMap<i64, String>> {
+        const SELECT: &str = "SELECT id, code FROM accounts";
+        let mut codes = HashMap::new();
+        scan!(self, SELECT, |row| {
+            codes.insert(row.try_get(0)?, row.try_get(1)?);
+        });
+        Ok(codes)
     }
 
     /// The journals that others take back.

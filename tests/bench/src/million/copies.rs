@@ -1,6 +1,6 @@
 //! Copies of the template: every identity, hash and signature of a copy is its own.
 
-use super::template::{Piece, Slots, Table};
+use super::template::{Per, Piece, Slots, Table};
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
     eips::eip2718::{Decodable2718, Encodable2718},
@@ -13,7 +13,7 @@ use keeper::{
     x402::MicroUsdc,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, ops::Range};
 use uuid::Uuid;
 
 /// An envelope of the template.
@@ -44,6 +44,17 @@ pub(crate) struct Press {
     pub(crate) envelopes: Vec<Envelope>,
     pub(crate) identities: Vec<Identity>,
     pub(crate) keys: BTreeMap<Address, PrivateKeySigner>,
+    /// Of each event of the template, how many were written before it.
+    pub(crate) ranks: Vec<usize>,
+}
+
+/// Some copies.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// The lines of every table, in COPY's text format.
+    pub(crate) lines: Vec<String>,
+    /// The hash of every event, in the order in which they were written.
+    pub(crate) events: Vec<B256>,
 }
 
 /// What one copy puts into the holes.
@@ -146,8 +157,9 @@ impl Values {
                     let uuid = self.uuids.get(*slot).ok_or_eyre("no such slot")?;
                     write!(out, "{uuid}")?;
                 }
-                Piece::Number { base, stride } => {
-                    write!(out, "{}", base.saturating_add(stride.saturating_mul(self.copy)))?;
+                Piece::Number { base, stride, per } => {
+                    let more = stride.saturating_mul(per.steps(self.copy));
+                    write!(out, "{}", base.saturating_add(more))?;
                 }
                 Piece::Copy => write!(out, "-{}", self.copy)?,
             }
@@ -157,12 +169,22 @@ impl Values {
 }
 
 impl Press {
-    /// One copy: the lines of every table, in COPY's text format, appended to a buffer each.
-    pub(crate) fn copy(&self, copy: u64, buffers: &mut [String]) -> eyre::Result<()> {
+    /// Copies with these numbers.
+    pub(crate) fn batch(&self, copies: Range<u64>) -> eyre::Result<Batch> {
+        let mut batch = Batch { lines: vec![String::new(); self.tables.len()], events: Vec::new() };
+        for copy in copies {
+            self.copy(copy, &mut batch)?;
+        }
+        Ok(batch)
+    }
+
+    fn copy(&self, copy: u64, batch: &mut Batch) -> eyre::Result<()> {
         let mut values = self.values(copy)?;
-        for (table, buffer) in self.tables.iter().zip(buffers) {
+        for (table, buffer) in self.tables.iter().zip(&mut batch.lines) {
             match table.name {
-                "settlement_events" => self.events(table, &mut values, buffer)?,
+                "settlement_events" => {
+                    batch.events.extend(self.events(table, &mut values, buffer)?);
+                }
                 "attempts" => self.attempts(table, &values, buffer)?,
                 _ => {
                     for row in &table.rows {
@@ -176,9 +198,16 @@ impl Press {
 
     fn values(&self, copy: u64) -> eyre::Result<Values> {
         let fresh = |text: &str| keccak256(format!("{copy}:{text}"));
+        // The blocks of the template are those of the copies beside it, too.
+        let group = Per::Blocks.steps(copy);
         let mut hashes = vec![B256::ZERO; self.slots.hashes.len()];
         for (text, slot) in &self.slots.hashes {
-            *hashes.get_mut(*slot).ok_or_eyre("no such slot")? = fresh(text);
+            *hashes.get_mut(*slot).ok_or_eyre("no such slot")? =
+                match (self.slots.blocks.contains(slot), group) {
+                    (true, 0) => text.parse()?,
+                    (true, _) => keccak256(format!("blocks {group}:{text}")),
+                    (false, _) => fresh(text),
+                };
         }
         let mut uuids = vec![Uuid::nil(); self.slots.uuids.len()];
         for (text, slot) in &self.slots.uuids {
@@ -201,12 +230,18 @@ impl Press {
         Ok(values)
     }
 
-    /// Each settlement's events in order, hashed anew.
-    fn events(&self, table: &Table, values: &mut Values, buffer: &mut String) -> eyre::Result<()> {
+    /// Each settlement's events in order, hashed anew. Their hashes, in the order of all.
+    fn events(
+        &self,
+        table: &Table,
+        values: &mut Values,
+        buffer: &mut String,
+    ) -> eyre::Result<Vec<B256>> {
         let [n, kind, state, body, previous, hash] =
             ["n", "kind", "state", "body", "prev_hash", "hash"].map(|name| table.column(name));
         let (n, kind, state, body, previous, hash) = (n?, kind?, state?, body?, previous?, hash?);
-        for row in &table.rows {
+        let mut hashes = vec![B256::ZERO; table.rows.len()];
+        for (row, rank) in table.rows.iter().zip(&self.ranks) {
             let cell = |column: usize, values: &Values| {
                 let mut text = String::new();
                 values.render(row.get(column).ok_or_eyre("a short row")?, &mut text)?;
@@ -221,9 +256,10 @@ impl Press {
                 eyre::bail!("an event without hash");
             };
             values.set(*slot, hashed)?;
+            *hashes.get_mut(*rank).ok_or_eyre("no such event")? = hashed;
             line(row, values, buffer)?;
         }
-        Ok(())
+        Ok(hashes)
     }
 
     /// Attempts with the bytes that were signed anew.

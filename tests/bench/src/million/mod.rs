@@ -6,6 +6,7 @@
 //! real balances on the chain are those of the copied ledger too.
 
 mod copies;
+mod seals;
 mod template;
 
 use crate::{
@@ -15,15 +16,16 @@ use crate::{
     report::Figure,
 };
 use alloy::{primitives::B256, signers::local::PrivateKeySigner};
-use copies::{Envelope, Identity, Press};
+use copies::{Batch, Envelope, Identity, Press};
 use eyre::{OptionExt, eyre};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use keeper::{
-    ledger::{Ledger, MAX_SEALED, Stream},
-    lifecycle::{SealHasher, Status},
+    ledger::{Ledger, Stream},
+    lifecycle::Status,
     splitter::capability_id,
 };
 use sandbox::{AnvilOptions, Daemon, KeyPlace, PRICE_MICRO, Postgres, Stack, StackOptions};
+use seals::Sealing;
 use serde_json::{Value, json};
 use sqlx::{
     PgPool,
@@ -32,22 +34,26 @@ use sqlx::{
 use std::{
     collections::BTreeMap,
     fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
-use template::{Slots, Strides, Table, columns, rows};
-use tokio::process::Command;
+use template::{Per, SHARING, Slots, Strides, Table, columns, rows};
+use tokio::{process::Command, task::spawn_blocking};
 
 /// Settlements.
 const SETTLEMENTS: u64 = 1_000_000;
 /// Payments of the template.
 const TEMPLATE: u64 = 50;
 /// Copies between two sends.
-const BATCH: u64 = 40;
+const BATCH: usize = 40;
+/// Batches that are made at the same time.
+const AHEAD: usize = 3;
 /// The tables that are copied, with which of their rows, in their order.
 const COPIED: &[(&str, &str)] = &[
     ("x402_settlements", ""),
     ("deliveries", ""),
     ("settlement_events", "ORDER BY settlement_id, n"),
+    ("event_positions", ""),
     ("intents", ""),
     ("transactions", ""),
     ("transaction_intents", ""),
@@ -62,6 +68,8 @@ const COPIED: &[(&str, &str)] = &[
 /// Columns that count up: table, column, and the table whose numbers they are.
 const COUNTED: &[[&str; 3]] = &[
     ["settlement_events", "seq", "settlement_events"],
+    ["event_positions", "position", "event_positions"],
+    ["event_positions", "seq", "settlement_events"],
     ["intents", "id", "intents"],
     ["transaction_intents", "intent_id", "intents"],
     ["transactions", "id", "transactions"],
@@ -69,6 +77,10 @@ const COUNTED: &[[&str; 3]] = &[
     ["attempts", "transaction_id", "transactions"],
     ["audit_log", "seq", "audit_log"],
 ];
+
+/// Positions of the template's events.
+const POSITIONS: &str = "INSERT INTO event_positions (position, seq)
+    SELECT row_number() OVER (ORDER BY seq) - 1, seq FROM settlement_events";
 
 pub(crate) async fn measure(ground: &Ground) -> eyre::Result<Vec<Figure>> {
     let server = Postgres::start(&ground.tools).await?;
@@ -136,51 +148,76 @@ async fn make_template(ground: &Ground, stack: &Stack, database: &str) -> eyre::
 /// Connections that lay rows as they are: no trigger runs, no reference is checked.
 fn as_loader(database: &str) -> eyre::Result<PgConnectOptions> {
     let options: PgConnectOptions = database.parse()?;
-    Ok(options.options([("search_path", "jecp"), ("session_replication_role", "replica")]))
+    Ok(options.options([
+        ("search_path", "jecp"),
+        ("session_replication_role", "replica"),
+        ("synchronous_commit", "off"),
+        ("maintenance_work_mem", "512MB"),
+    ]))
 }
 
 /// Copies the template until there are so many of it.
 async fn multiply(stack: &Stack, database: &str, copies: u64) -> eyre::Result<()> {
+    let began = Instant::now();
+    let say = |what: &str| println!("million: {what} after {:?}", began.elapsed());
     let pool = PgPoolOptions::new().max_connections(20).connect_with(as_loader(database)?).await?;
-    let press = press(stack, &pool).await?;
-    let blocks = press.blocks;
-    run(
-        &pool,
+    // Nothing of this server is worth keeping.
+    run(&pool, "ALTER SYSTEM SET fsync = off").await?;
+    run(&pool, "ALTER SYSTEM SET max_wal_size = '4GB'").await?;
+    run(&pool, "SELECT pg_reload_conf()").await?;
+    run(&pool, "TRUNCATE event_positions, event_seals").await?;
+    run(&pool, POSITIONS).await?;
+    let Ready { press, blocks, events } = press(stack, &pool).await?;
+    let press = Arc::new(press);
+    let names: Vec<_> = press.tables.iter().map(|table| format!("'{}'", table.name)).collect();
+    let unindexed = format!(
         "UPDATE pg_index SET indisready = false, indisvalid = false WHERE indrelid IN
         (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = 'jecp' AND c.relname IN ('settlement_events', 'attempts',
-            'x402_settlements', 'journals', 'postings', 'x402_pull_events', 'splitter_events',
-            'payout_events', 'transactions', 'transaction_intents', 'intents', 'deliveries',
-            'audit_log'))",
-    )
-    .await?;
+         WHERE n.nspname = 'jecp' AND c.relname IN ({}))",
+        names.join(", ")
+    );
+    run(&pool, &unindexed).await?;
+    let mut sealing = Sealing::default();
+    for event in events {
+        sealing.event(event)?;
+    }
     let mut streams = Vec::new();
-    for table in &press.press.tables {
+    for table in &press.tables {
         let copy = format!("COPY {} ({}) FROM STDIN", table.name, table.columns.join(", "));
         streams.push(pool.copy_in_raw(&copy).await?);
     }
-    let mut buffers = vec![String::new(); streams.len()];
     // The template itself is the first.
-    for copy in 1..copies {
-        press.press.copy(copy, &mut buffers)?;
-        if copy % BATCH == 0 || copy.saturating_add(1) == copies {
-            let sends = streams.iter_mut().zip(&mut buffers).map(|(stream, buffer)| {
-                let lines = std::mem::take(buffer).into_bytes();
-                async move { stream.send(lines).await.map(drop) }
-            });
-            futures::future::try_join_all(sends).await?;
+    let mut batches = stream::iter((1..copies).step_by(BATCH))
+        .map(|first| {
+            let (press, last) = (press.clone(), copies.min(first.saturating_add(BATCH as u64)));
+            spawn_blocking(move || press.batch(first..last))
+        })
+        .buffered(AHEAD);
+    while let Some(batch) = batches.try_next().await? {
+        let Batch { lines, events } = batch?;
+        let sends = streams
+            .iter_mut()
+            .zip(lines)
+            .map(|(stream, lines)| async move { stream.send(lines.into_bytes()).await.map(drop) });
+        futures::future::try_join_all(sends).await?;
+        for event in events {
+            sealing.event(event)?;
         }
     }
     for stream in streams {
         stream.finish().await?;
     }
-    for table in &press.press.tables {
+    let mut seals = pool.copy_in_raw("COPY event_seals FROM STDIN").await?;
+    seals.send(sealing.finish()?.into_bytes()).await?;
+    seals.finish().await?;
+    say("rows copied");
+    for table in &press.tables {
         run(&pool, &format!("REINDEX TABLE {}", table.name)).await?;
     }
+    say("indexes built");
     settle_the_rest(&pool, copies, blocks).await?;
-    seal(&pool).await?;
     // The chain is as long as the mirror.
-    let more = blocks.saturating_mul(copies);
+    let more = blocks.saturating_mul(copies.div_ceil(SHARING));
     stack.anvil.rpc("anvil_mine", json!([format!("{more:#x}")])).await?;
     let end: (i64,) = sqlx::query_as("SELECT next_block - 1 FROM cursors WHERE stream = 'mirror'")
         .fetch_one(&pool)
@@ -189,12 +226,17 @@ async fn multiply(stack: &Stack, database: &str, copies: u64) -> eyre::Result<()
         stack.anvil.rpc("eth_getBlockByNumber", json!([format!("{:#x}", end.0), false])).await?;
     let hash = block["hash"].as_str().ok_or_eyre("the mirror ends beyond the chain")?;
     run(&pool, &format!("UPDATE cursors SET head_hash = '{hash}' WHERE stream = 'mirror'")).await?;
+    say("blocks mined");
     run(&pool, "VACUUM ANALYZE").await
 }
 
+/// What copies are made with.
 struct Ready {
     press: Press,
+    /// Blocks of the template.
     blocks: u64,
+    /// The hashes of its events, in their order.
+    events: Vec<B256>,
 }
 
 /// Cuts the template into a press.
@@ -205,7 +247,8 @@ async fn press(stack: &Stack, pool: &PgPool) -> eyre::Result<Ready> {
     }
     let number = |row: &Value, column: &str| row[column].as_u64();
     let range = |table: &str| -> u64 {
-        let column = if found[table].iter().any(|row| row["seq"].is_u64()) { "seq" } else { "id" };
+        let is = |column: &&str| found[table].iter().any(|row| row[*column].is_u64());
+        let column = ["position", "seq"].into_iter().find(is).unwrap_or("id");
         let numbers = || found[table].iter().filter_map(|row| number(row, column));
         let span = numbers().max().unwrap_or(0).saturating_sub(numbers().min().unwrap_or(0));
         span.saturating_add(1)
@@ -215,8 +258,11 @@ async fn press(stack: &Stack, pool: &PgPool) -> eyre::Result<Ready> {
         places.iter().flat_map(|table| &found[table]).filter_map(|row| number(row, "block_number"))
     };
     let (first, last) = (all().min().unwrap_or(0), all().max().unwrap_or(0));
+    let logs = places.iter().flat_map(|table| &found[table]);
+    let logs = logs.filter_map(|row| number(row, "log_index")).max().unwrap_or(0);
     let mut strides = Strides {
         blocks: last.saturating_sub(first).saturating_add(1),
+        logs: logs.saturating_add(1),
         fixed: vec![capability_id("demo", "echo").to_string()],
         ..Strides::default()
     };
@@ -229,6 +275,12 @@ async fn press(stack: &Stack, pool: &PgPool) -> eyre::Result<Ready> {
         *count = count.saturating_add(1);
     }
     let mut slots = Slots::default();
+    for row in found.values().flatten() {
+        if let Some(hash) = row["block_hash"].as_str() {
+            let slot = slots.hash(hash);
+            slots.blocks.insert(slot);
+        }
+    }
     let mut nonces = BTreeMap::new();
     let mut identities = Vec::new();
     for settlement in &found["x402_settlements"] {
@@ -256,13 +308,22 @@ async fn press(stack: &Stack, pool: &PgPool) -> eyre::Result<Ready> {
         let key: PrivateKeySigner = fs::read_to_string(stack.folder.join(file))?.trim().parse()?;
         keys.insert(*address, key);
     }
-    let blocks = strides.blocks;
-    Ok(Ready { press: Press { tables, slots, envelopes, identities, keys }, blocks })
+    let mut events = Vec::new();
+    for event in &found["settlement_events"] {
+        let hash: B256 = event["hash"].as_str().ok_or_eyre("no hash")?.parse()?;
+        events.push((number(event, "seq"), hash));
+    }
+    let ranks = events.iter().map(|(seq, _)| events.iter().filter(|(it, _)| it < seq).count());
+    let ranks = ranks.collect();
+    events.sort_unstable();
+    let press = Press { tables, slots, envelopes, identities, keys, ranks };
+    let events = events.into_iter().map(|(_, hash)| hash).collect();
+    Ok(Ready { press, blocks: strides.blocks, events })
 }
 
 /// What counts everything: totals, cursors, account nonces, identities.
 async fn settle_the_rest(pool: &PgPool, copies: u64, blocks: u64) -> eyre::Result<()> {
-    let more = copies.saturating_sub(1).saturating_mul(blocks);
+    let more = Per::Blocks.steps(copies.saturating_sub(1)).saturating_mul(blocks);
     for statement in [
         format!(
             "UPDATE accounts SET debits_micro = debits_micro * {copies},
@@ -279,43 +340,6 @@ async fn settle_the_rest(pool: &PgPool, copies: u64, blocks: u64) -> eyre::Resul
         run(pool, &statement).await?;
     }
     Ok(())
-}
-
-/// Puts all events under seals, as the leader does over the days.
-async fn seal(pool: &PgPool) -> eyre::Result<()> {
-    run(pool, "TRUNCATE event_positions, event_seals").await?;
-    run(
-        pool,
-        "INSERT INTO event_positions (position, seq)
-        SELECT row_number() OVER (ORDER BY seq) - 1, seq FROM settlement_events",
-    )
-    .await?;
-    let mut hashes =
-        sqlx::query_scalar::<_, String>("SELECT hash FROM settlement_events ORDER BY seq")
-            .fetch(pool);
-    let (mut root, mut from, mut events) = (B256::ZERO, 0_u64, Vec::new());
-    loop {
-        let hash = hashes.try_next().await?;
-        let is_last = hash.is_none();
-        if let Some(hash) = hash {
-            events.push(hash.parse::<B256>()?);
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
-        if is_last || events.len() as u64 == MAX_SEALED {
-            let to = from.saturating_add(events.len() as u64).saturating_sub(1);
-            let mut hasher = SealHasher::new(root, from, to);
-            events.drain(..).for_each(|event| hasher.add(&event));
-            root = hasher.root();
-            let seal = format!(
-                "INSERT INTO event_seals (from_position, to_position, root, epoch, sealed_at)
-                    VALUES ({from}, {to}, '{root}', 1, now())"
-            );
-            run(pool, &seal).await?;
-            from = to.saturating_add(1);
-        }
-    }
 }
 
 async fn run(pool: &PgPool, sql: &str) -> eyre::Result<()> {

@@ -3,14 +3,40 @@
 use eyre::{OptionExt, eyre};
 use serde_json::Value;
 use sqlx::{PgPool, Row};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Characters of a hash after its 0x.
 const HASH_DIGITS: usize = 64;
 /// Keys of numbers in events that count blocks.
 const BLOCK_KEYS: &[&str] = &["block_number", "confirmations_from", "finalized", "finalized_block"];
+/// Key of a log's place in its block.
+const LOG_KEY: &str = "log_index";
 /// Seconds between two blocks.
 const BLOCK_TIME: u64 = 2;
+/// Copies that stand in the same blocks, their logs one behind the other.
+pub(crate) const SHARING: u64 = 100;
+
+/// What a number grows with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Per {
+    /// Every copy.
+    Copy,
+    /// Copies in other blocks.
+    Blocks,
+    /// Copies in the same blocks.
+    Place,
+}
+
+impl Per {
+    /// How often it has grown by a copy.
+    pub(crate) const fn steps(self, copy: u64) -> u64 {
+        match self {
+            Self::Copy => copy,
+            Self::Blocks => copy / SHARING,
+            Self::Place => copy % SHARING,
+        }
+    }
+}
 
 /// A part of a cell.
 #[derive(Debug, Clone)]
@@ -21,8 +47,8 @@ pub(crate) enum Piece {
     Hash { slot: usize, bare: bool },
     /// A UUID of the slots.
     Uuid(usize),
-    /// A number that grows with each copy.
-    Number { base: u64, stride: u64 },
+    /// A number that grows.
+    Number { base: u64, stride: u64, per: Per },
     /// What makes a request's id this copy's own.
     Copy,
 }
@@ -39,6 +65,8 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     pub(crate) hashes: BTreeMap<String, usize>,
+    /// Those that are blocks'.
+    pub(crate) blocks: BTreeSet<usize>,
     pub(crate) uuids: BTreeMap<String, usize>,
 }
 
@@ -60,6 +88,8 @@ impl Slots {
 pub(crate) struct Strides {
     /// Blocks of the template.
     pub(crate) blocks: u64,
+    /// Places that it takes up in a block.
+    pub(crate) logs: u64,
     /// By table and column.
     pub(crate) columns: BTreeMap<(&'static str, &'static str), u64>,
     /// Account nonces by signer.
@@ -121,13 +151,19 @@ fn cut_cell(
     strides: &Strides,
 ) -> eyre::Result<Vec<Piece>> {
     let stride = |base: &Value| -> Option<Piece> {
-        let stride = match column {
-            "block_number" | "record_block_number" | "split_block_number" => strides.blocks,
-            "block_timestamp" => strides.blocks.saturating_mul(BLOCK_TIME),
-            "account_nonce" => *strides.nonces.get(row["signer"].as_str()?)?,
-            _ => *strides.columns.iter().find(|((of, name), _)| *of == table && *name == column)?.1,
+        let (stride, per) = match column {
+            "block_number" | "record_block_number" | "split_block_number" => {
+                (strides.blocks, Per::Blocks)
+            }
+            "block_timestamp" => (strides.blocks.saturating_mul(BLOCK_TIME), Per::Blocks),
+            "log_index" | "record_log_index" | "split_log_index" => (strides.logs, Per::Place),
+            "account_nonce" => (*strides.nonces.get(row["signer"].as_str()?)?, Per::Copy),
+            _ => {
+                let mut columns = strides.columns.iter();
+                (*columns.find(|((of, name), _)| *of == table && *name == column)?.1, Per::Copy)
+            }
         };
-        Some(Piece::Number { base: base.as_u64()?, stride })
+        Some(Piece::Number { base: base.as_u64()?, stride, per })
     };
     Ok(match &row[column] {
         Value::Null => vec![Piece::Text("\\N".to_owned())],
@@ -140,7 +176,7 @@ fn cut_cell(
     })
 }
 
-/// Cuts a text at its hashes, UUIDs, block numbers and request ids.
+/// Cuts a text at its hashes, UUIDs, numbers of blocks and logs, and request ids.
 fn cut_text(text: &str, slots: &mut Slots, strides: &Strides) -> eyre::Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
@@ -152,9 +188,13 @@ fn cut_text(text: &str, slots: &mut Slots, strides: &Strides) -> eyre::Result<Ve
             Some((hash.len(), Piece::Hash { slot: slots.hash(&full), bare: known }))
         } else if let Some(uuid) = uuid_at(rest) {
             Some((uuid.len(), Piece::Uuid(slots.uuid(uuid))))
-        } else if let Some((key, digits)) = block_at(rest) {
+        } else if let Some((key, digits)) = place_at(rest) {
             plain.push_str(&escape(key));
-            let number = Piece::Number { base: digits.parse()?, stride: strides.blocks };
+            let (stride, per) = match key.contains(LOG_KEY) {
+                true => (strides.logs, Per::Place),
+                false => (strides.blocks, Per::Blocks),
+            };
+            let number = Piece::Number { base: digits.parse()?, stride, per };
             Some((key.len().saturating_add(digits.len()), number))
         } else {
             request_at(rest).map(|request| {
@@ -207,9 +247,9 @@ fn uuid_at(rest: &str) -> Option<&str> {
     fits.then_some(uuid)
 }
 
-/// A key that counts blocks with its colon, and its number.
-fn block_at(rest: &str) -> Option<(&str, &str)> {
-    let key = BLOCK_KEYS.iter().find_map(|key| {
+/// A key that counts blocks, or places in one, with its colon, and its number.
+fn place_at(rest: &str) -> Option<(&str, &str)> {
+    let key = BLOCK_KEYS.iter().chain([&LOG_KEY]).find_map(|key| {
         let end = rest.strip_prefix('"')?.strip_prefix(key)?.strip_prefix("\":")?;
         rest.get(..rest.len().saturating_sub(end.len()))
     })?;
