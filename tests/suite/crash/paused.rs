@@ -65,8 +65,10 @@ async fn paused(ground: &Ground, failpoint: &str) {
 
     stale.signal("CONT").await.unwrap();
     eventually("it notices", || async {
+        // By a service's write, by the renewal that is refused, or by one that a dead connection
+        // cuts short.
         let log = stale.logged();
-        log.contains("lost the lease") || log.contains("service stopped")
+        log.contains("stopping the services") || log.contains("service stopped")
     })
     .await;
     tokio::time::sleep(WATCHED).await;
