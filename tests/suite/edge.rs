@@ -11,7 +11,7 @@ use alloy::{
 use keeper::{
     chain::BlockTag,
     lifecycle::{KeeperState, Status},
-    x402::{Network, PaymentRequired},
+    x402::{Network, PaymentRequired, Version},
 };
 use sandbox::{AnvilOptions, PRICE_MICRO, StackOptions};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ async fn an_unpaid_call_is_told_the_price_in_three_languages() {
         &base64::Engine::decode(&base64::prelude::BASE64_STANDARD, header).unwrap(),
     )
     .unwrap();
-    assert_eq!(challenge.x402_version, 2);
+    assert_eq!(challenge.x402_version, Version::V2);
     assert_eq!(challenge.accepts[0].network, "eip155:84532");
     assert_eq!(challenge.accepts[0].amount, PRICE_MICRO.to_string());
 

@@ -1,6 +1,7 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
+use super::{PaymentMethods, TrustTier, capability::Sunset, schema::Fault};
 use crate::{
     lifecycle::{Failure, Status},
     x402::Subcause,
@@ -11,7 +12,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -24,12 +25,28 @@ pub(super) enum ApiError {
     InvalidRequest(String),
     /// `jecp` is not "1.0".
     UnsupportedVersion,
-    /// Body is too large.
-    TooLarge,
+    /// Something of it is too large, and what.
+    TooLarge(&'static str),
+    /// The input is not what the capability asks for.
+    InputSchema(Vec<Fault>),
     /// Nobody sells that.
     CapabilityNotFound,
     /// Its capability is sold, but not this action of it.
     ActionNotFound,
+    /// The action has ended.
+    Deprecated {
+        /// Its name.
+        capability: String,
+        /// When, and who does its work.
+        sunset: Sunset,
+    },
+    /// The caller has not enough history.
+    InsufficientTrust {
+        /// What the capability asks for.
+        required: TrustTier,
+        /// What the caller has.
+        current: TrustTier,
+    },
     /// The payment is no good; no money moved.
     PaymentInvalid {
         /// Why, in the closed registry.
@@ -91,7 +108,10 @@ impl ApiError {
             Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
             Self::InvalidRequest(_) => "INVALID_REQUEST",
             Self::UnsupportedVersion => "UNSUPPORTED_VERSION",
-            Self::TooLarge => "INPUT_TOO_LARGE",
+            Self::TooLarge(_) => "INPUT_TOO_LARGE",
+            Self::InputSchema(_) => "INPUT_SCHEMA_VIOLATION",
+            Self::Deprecated { .. } => "CAPABILITY_DEPRECATED",
+            Self::InsufficientTrust { .. } => "INSUFFICIENT_TRUST",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
             Self::ActionNotFound => "ACTION_NOT_FOUND",
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
@@ -110,8 +130,12 @@ impl ApiError {
     const fn status(&self) -> StatusCode {
         match self {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::InvalidRequest(_) | Self::UnsupportedVersion | Self::InputSchema(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Deprecated { .. } => StatusCode::GONE,
+            Self::InsufficientTrust { .. } => StatusCode::FORBIDDEN,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
@@ -133,7 +157,14 @@ impl ApiError {
             Self::UnsupportedMediaType => "the body must be application/json".to_owned(),
             Self::InvalidRequest(why) => format!("the body is not a JECP call: {why}"),
             Self::UnsupportedVersion => "this hub speaks jecp \"1.0\"".to_owned(),
-            Self::TooLarge => "the body is larger than 10 MB".to_owned(),
+            Self::TooLarge(what) => (*what).to_owned(),
+            Self::InputSchema(_) => {
+                "the input is not what this capability asks for; details.errors says where".to_owned()
+            }
+            Self::Deprecated { capability, .. } => format!("{capability} is not sold any more"),
+            Self::InsufficientTrust { required, .. } => {
+                format!("this capability is for agents of tier {} and above", required.as_str())
+            }
             Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
             Self::ActionNotFound => "this capability has no such action here".to_owned(),
             // A used authorization may have moved money, to us or to nobody.
@@ -145,6 +176,9 @@ impl ApiError {
             }
             Self::NotAccepted(Subcause::X402Disabled) => {
                 "x402 is switched off at this hub; no money moved".to_owned()
+            }
+            Self::NotAccepted(Subcause::NetworkUnsupported) => {
+                "this hub does not sell on that network; no money moved".to_owned()
             }
             Self::NotAccepted(_) => {
                 "this action cannot be paid with x402 now; no money moved".to_owned()
@@ -189,13 +223,36 @@ impl ApiError {
         }
     }
 
-    fn details(&self) -> Value {
+    fn details(&self, methods: Option<PaymentMethods>) -> Value {
         match self {
+            Self::InputSchema(faults) => {
+                let errors = faults.iter().map(|fault| {
+                    json!({
+                        "instance_path": fault.instance_path,
+                        "schema_path": fault.schema_path,
+                        "reason": fault.reason,
+                    })
+                });
+                json!({"errors": errors.collect::<Vec<_>>()})
+            }
+            Self::Deprecated { capability, sunset } => json!({
+                "capability": capability,
+                "sunset_at": sunset.at.to_rfc3339_opts(SecondsFormat::Secs, true),
+                "successor": sunset.successor,
+            }),
+            Self::InsufficientTrust { required, current } => {
+                json!({"required": required.as_str(), "current": current.as_str()})
+            }
             Self::PaymentInvalid { subcause, tx_hash, .. } => {
                 json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
             Self::NotAccepted(subcause) => {
-                json!({"subcause": subcause.as_str(), "received": "x402", "accepted": []})
+                let accepted: &[_] = match (subcause, methods) {
+                    (Subcause::NetworkUnsupported, Some(methods)) => methods.words(),
+                    (_, Some(methods)) if methods.take_stripe() => PaymentMethods::Stripe.words(),
+                    _ => &[],
+                };
+                json!({"subcause": subcause.as_str(), "received": "x402", "accepted": accepted})
             }
             Self::SettlementReused { tx_hash, request_id, settled_at } => json!({
                 "subcause": Subcause::NonceReused.as_str(),
@@ -221,16 +278,31 @@ impl ApiError {
         }
     }
 
-    fn next_action(&self) -> Value {
+    fn next_action(&self, methods: Option<PaymentMethods>) -> Value {
         match self {
             Self::UnsupportedMediaType
             | Self::InvalidRequest(_)
             | Self::UnsupportedVersion
-            | Self::TooLarge
+            | Self::TooLarge(_)
+            | Self::InputSchema(_)
             | Self::CapabilityNotFound
             | Self::ActionNotFound => json!({
                 "type": "lookup_schema",
                 "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
+            }),
+            Self::Deprecated { sunset, .. } => json!({
+                "type": "lookup_schema",
+                "hint": match &sunset.successor {
+                    Some(successor) => format!("call {successor} instead"),
+                    None => "nothing takes its place here".to_owned(),
+                },
+                "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
+            }),
+            Self::InsufficientTrust { required, current } => json!({
+                "type": "earn_trust",
+                "current_tier": current.as_str(),
+                "required_tier": required.as_str(),
+                "hint": "completed calls of other capabilities raise the tier",
             }),
             Self::DuplicateRequest => json!({
                 "type": "x402_settle",
@@ -243,6 +315,14 @@ impl ApiError {
                              authorization",
                 })
             }
+            Self::NotAccepted(Subcause::NetworkUnsupported) => json!({
+                "type": "x402_settle",
+                "hint": "call again without payment, then pay on the network that the 402 names",
+            }),
+            Self::NotAccepted(_) if methods.is_some_and(PaymentMethods::take_stripe) => json!({
+                "type": "topup",
+                "hint": "call again without payment and with credentials: a wallet pays",
+            }),
             Self::NotAccepted(_) | Self::Held(_) | Self::NotSold | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
@@ -265,11 +345,11 @@ impl ApiError {
         }
     }
 
-    /// The answer to a request; `id` where it is known.
-    pub(super) fn respond(&self, id: Option<&str>) -> Response {
+    /// The answer to a request; its id, and how what it asks for may be paid, where they are known.
+    pub(super) fn respond(&self, id: Option<&str>, methods: Option<PaymentMethods>) -> Response {
         let code = self.code();
         let documentation = format!("https://jecp.dev/errors/{}", code.to_lowercase());
-        let mut details = self.details();
+        let mut details = self.details(methods);
         let deep_link = match details["subcause"].as_str() {
             Some(subcause) => format!("{documentation}#{subcause}"),
             None => documentation.clone(),
@@ -287,7 +367,7 @@ impl ApiError {
                 "details": details,
                 "documentation_url": documentation,
             },
-            "next_action": self.next_action(),
+            "next_action": self.next_action(methods),
         });
         if let Some(id) = id {
             body["id"] = json!(id);

@@ -2,7 +2,7 @@
 
 use super::{Network, Subcause, challenge::PaymentRequirements, header::decode_header};
 use alloy::primitives::{Address, B256, Bytes, U256};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 
 /// Version of x402 that a client speaks.
@@ -20,6 +20,23 @@ impl Version {
         match self {
             Self::V1 => 1,
             Self::V2 => 2,
+        }
+    }
+}
+
+/// As the number that it is on the wire.
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.number())
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
+            other => Err(de::Error::custom(format_args!("x402 has no version {other}"))),
         }
     }
 }
@@ -93,7 +110,7 @@ impl Payment {
     /// Decodes the value of a payment header.
     ///
     /// # Errors
-    /// `header_too_large`, `payload_decode_error`, `unsupported_scheme` or `network_mismatch`.
+    /// `header_too_large`, `payload_decode_error`, `unsupported_scheme` or `network_unsupported`.
     pub fn decode(version: Version, header: &[u8]) -> Result<Self, Subcause> {
         let json = decode_header(header)?;
         let hash = B256::from_slice(&Sha256::digest(&json));
@@ -116,7 +133,7 @@ impl Payment {
         if scheme != "exact" {
             return Err(Subcause::UnsupportedScheme);
         }
-        let network = Network::from_wire(&network).ok_or(Subcause::NetworkMismatch)?;
+        let network = Network::from_wire(&network).ok_or(Subcause::NetworkUnsupported)?;
         let WirePayload { signature, authorization } = payload;
         Ok(Self { version, network, authorization, signature, accepted, hash })
     }
@@ -124,8 +141,7 @@ impl Payment {
 
 /// Decimal strings without sign, blanks or leading zeros.
 mod decimal {
-    use super::{Deserialize, Deserializer, de};
-    use serde::Serializer;
+    use super::{Deserialize, Deserializer, Serializer, de};
     use std::{fmt::Display, str::FromStr};
 
     pub(super) fn serialize<T: Display, S: Serializer>(
@@ -199,7 +215,7 @@ mod tests {
         let cases: [Case; 12] = [
             ("scheme", |v| v["scheme"] = "upto".into(), Subcause::UnsupportedScheme),
             ("version", |v| v["x402Version"] = 2.into(), Subcause::UnsupportedScheme),
-            ("network", |v| v["network"] = "base-goerli".into(), Subcause::NetworkMismatch),
+            ("network", |v| v["network"] = "base-goerli".into(), Subcause::NetworkUnsupported),
             (
                 "no payload",
                 |v| drop(v.as_object_mut().unwrap().remove("payload")),
