@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
-    edge::{Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream, router},
+    edge::{
+        Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream,
+        router,
+    },
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };

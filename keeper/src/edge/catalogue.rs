@@ -6,11 +6,11 @@ use crate::{
 };
 use alloy::primitives::Address;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, Utc};
 use figment::{
     Figment,
     providers::{Format, Toml},
 };
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeSet, env, path::Path, sync::Arc, time::Duration};
@@ -263,7 +263,8 @@ fn sunset(at: Option<&str>, successor: Option<String>) -> Result<Option<Sunset>,
         .map_err(|_| format!("sunset_at {at:?} is not a time such as \"2027-01-31T00:00:00Z\""))?
         .with_timezone(&Utc);
     let is_name = |name: &String| {
-        name.split_once('/').is_some_and(|(namespace, action)| is_word(namespace) && is_word(action))
+        name.split_once('/')
+            .is_some_and(|(namespace, action)| is_word(namespace) && is_word(action))
     };
     if successor.as_ref().is_some_and(|name| !is_name(name)) {
         return Err("successor is the name of a capability, \"namespace/action\"".to_owned());
@@ -363,6 +364,7 @@ mod tests {
         assert!(catalogue.all()[0].input_schema.is_some());
     }
 
+    ///
     #[test]
     fn a_bad_one_says_why() {
         for (from, to, expected) in [
@@ -380,7 +382,11 @@ mod tests {
             ("[\"x402\"]", "[]", "one or both of"),
             ("[\"x402\"]", "[\"x402\", \"x402\"]", "one or both of"),
             ("[\"x402\"]", "[\"card\"]", "unknown variant"),
-            ("payment_methods", "model = \"per_token\"\npayment_methods", "\"flat\" or \"per_call\""),
+            (
+                "payment_methods",
+                "model = \"per_token\"\npayment_methods",
+                "\"flat\" or \"per_call\"",
+            ),
             ("hmac_secret", "trust_tier_required = \"tin\"\nhmac_secret", "unknown variant"),
             ("hmac_secret", "sunset_at = \"soon\"\nhmac_secret", "is not a time such as"),
             ("hmac_secret", "successor = \"demo/other\"\nhmac_secret", "needs sunset_at"),

@@ -132,8 +132,7 @@ async fn answer<'a>(
 /// What is called.
 fn find<'a>(edge: &'a Edge, invocation: &Invocation) -> Result<&'a Capability, ApiError> {
     let all = edge.catalogue.all();
-    let asked =
-        |sold: &&Capability| invocation.asks_for(&sold.namespace, &sold.action);
+    let asked = |sold: &&Capability| invocation.asks_for(&sold.namespace, &sold.action);
     all.iter().find(asked).ok_or_else(|| {
         let known = all.iter().any(|other| other.namespace == invocation.namespace());
         if known { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound }

@@ -32,7 +32,8 @@ const RETURNED: [HeaderName; 5] = [
     HeaderName::from_static("deprecation"),
 ];
 /// Codes of a hub that say: this wallet cannot pay this.
-const SHORT: [&str; 3] = ["PAYMENT_REQUIRED", "INSUFFICIENT_BALANCE", "WALLET_INSUFFICIENT_BALANCE"];
+const SHORT: [&str; 3] =
+    ["PAYMENT_REQUIRED", "INSUFFICIENT_BALANCE", "WALLET_INSUFFICIENT_BALANCE"];
 const JSON: &str = "application/json";
 /// What a caller is told when the hub had nothing of it.
 const NOT_SENT: &str = "the hub that takes wallets cannot be reached; nothing was charged";
@@ -129,11 +130,8 @@ impl Upstream {
     /// # Errors
     /// When the hub does not answer, or not in the words of the protocol.
     pub(super) async fn pass(&self, headers: &HeaderMap, body: Bytes) -> Result<Passed, ApiError> {
-        let mut request = self
-            .client
-            .post(self.endpoint.clone())
-            .header(header::CONTENT_TYPE, JSON)
-            .body(body);
+        let mut request =
+            self.client.post(self.endpoint.clone()).header(header::CONTENT_TYPE, JSON).body(body);
         for name in SENT {
             if let Some(value) = headers.get(&name) {
                 request = request.header(name, value);
@@ -148,9 +146,7 @@ impl Upstream {
         let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let media = kind.and_then(|kind| kind.split(';').next()).unwrap_or("").trim();
         // What proxies and servers say of themselves is nobody's business.
-        if ![JSON, "text/event-stream"].contains(&media)
-            || answer.status().is_redirection()
-        {
+        if ![JSON, "text/event-stream"].contains(&media) || answer.status().is_redirection() {
             tracing::error!(status = %answer.status(), "upstream: no answer of the protocol");
             return Err(ApiError::Degraded(UNKNOWN.to_owned()));
         }

@@ -189,6 +189,7 @@ mod tests {
         Payment::decode(Version::V1, BASE64_STANDARD.encode(json.to_string()).as_bytes())
     }
 
+    ///
     #[test]
     fn decodes_v1_in_any_key_order() {
         let payment = decode(&v1()).unwrap();
@@ -209,6 +210,7 @@ mod tests {
         assert_eq!(payment.unwrap().hash, B256::from_slice(&Sha256::digest(&text)));
     }
 
+    ///
     #[test]
     fn rejects_by_name() {
         type Case = (&'static str, fn(&mut Value), Subcause);
@@ -269,6 +271,7 @@ mod tests {
         }
     }
 
+    ///
     #[test]
     fn base64_is_strict() {
         let mut text = v1().to_string();

@@ -56,6 +56,7 @@ fn a_key_of_a_facilitator_is_refused() {
     }
 }
 
+///
 #[test]
 fn wrong_ones_say_what_to_change() {
     let good = include_str!("../../../../docs/examples/minimal.toml");
@@ -72,7 +73,11 @@ fn wrong_ones_say_what_to_change() {
         ("id = 84532", "id = 1", "chain 1 is not Base"),
         ("id = 84532", "id = 8453", "test_mode = true is not for chain 8453"),
         ("test_mode = true", "", "with test_mode = true only"),
-        ("[http]", &upstream("ftp://a.example", "30s"), "upstream.url ftp://a.example/ must be https"),
+        (
+            "[http]",
+            &upstream("ftp://a.example", "30s"),
+            "upstream.url ftp://a.example/ must be https",
+        ),
         ("[http]", &upstream("https://hub.example/v2", "30s"), "calls would come back"),
         ("[http]", &upstream("https://a.example", "6m"), "between 1s and 5m"),
         ("[http]", "[http]\nsettle_timeout = \"0s\"", "at least 1s"),
