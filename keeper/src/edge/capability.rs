@@ -8,7 +8,6 @@ use crate::{
 };
 use alloy::primitives::{Address, B256};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -52,33 +51,6 @@ impl PaymentMethods {
     }
 }
 
-/// How much history an agent must have (S02 6).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TrustTier {
-    /// None.
-    #[default]
-    Bronze,
-    /// 100 calls.
-    Silver,
-    /// 500 calls.
-    Gold,
-    /// 2000 calls.
-    Platinum,
-}
-
-impl TrustTier {
-    /// Its word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Bronze => "bronze",
-            Self::Silver => "silver",
-            Self::Gold => "gold",
-            Self::Platinum => "platinum",
-        }
-    }
-}
-
 /// The end of an action (S01 4.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sunset {
@@ -117,8 +89,6 @@ pub struct Capability {
     pub description: String,
     /// What its input must look like, if that is said.
     pub input_schema: Option<Arc<InputSchema>>,
-    /// Who may call it.
-    pub trust_tier_required: TrustTier,
     /// When it ends, if it does.
     pub sunset: Option<Sunset>,
     /// Who must be registered for it, on which shares.

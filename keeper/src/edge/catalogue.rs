@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::{collections::BTreeSet, env, path::Path, sync::Arc, time::Duration};
 use url::Url;
 
-use super::{Capability, InputSchema, PaymentMethods, Sunset, TrustTier};
+use super::{Capability, InputSchema, PaymentMethods, Sunset};
 
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -79,8 +79,6 @@ struct Entry {
     #[serde(default)]
     idempotent: bool,
     input_schema: Option<Value>,
-    #[serde(default)]
-    trust_tier_required: TrustTier,
     sunset_at: Option<String>,
     successor: Option<String>,
     #[serde(default = "default_timeout", with = "humantime_serde")]
@@ -222,7 +220,6 @@ impl Entry {
             methods,
             description: self.description,
             input_schema: input_schema.map(Arc::new),
-            trust_tier_required: self.trust_tier_required,
             sunset,
             terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
@@ -344,7 +341,6 @@ mod tests {
     fn what_may_be_said_of_a_capability() {
         let more = r#"
             input_schema = { type = "object", required = ["text"] }
-            trust_tier_required = "gold"
             sunset_at = "2030-01-31T12:00:00+02:00"
             successor = "demo/echo-two"
             hmac_secret"#;
@@ -352,7 +348,6 @@ mod tests {
         let sold = &catalogue.all()[0];
         let schema = sold.input_schema.as_ref().unwrap();
         assert_eq!(schema.source()["required"][0], "text");
-        assert_eq!(sold.trust_tier_required, TrustTier::Gold);
         let sunset = sold.sunset.as_ref().unwrap();
         let days = chrono::TimeDelta::days;
         assert_eq!(sunset.at.to_rfc3339(), "2030-01-31T10:00:00+00:00");
@@ -387,7 +382,6 @@ mod tests {
                 "model = \"per_token\"\npayment_methods",
                 "\"flat\" or \"per_call\"",
             ),
-            ("hmac_secret", "trust_tier_required = \"tin\"\nhmac_secret", "unknown variant"),
             ("hmac_secret", "sunset_at = \"soon\"\nhmac_secret", "is not a time such as"),
             ("hmac_secret", "successor = \"demo/other\"\nhmac_secret", "needs sunset_at"),
             (

@@ -1,7 +1,7 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
-use super::{PaymentMethods, TrustTier, capability::Sunset, schema::Fault};
+use super::{PaymentMethods, capability::Sunset, schema::Fault};
 use crate::{
     lifecycle::{Failure, Status},
     x402::Subcause,
@@ -39,13 +39,6 @@ pub(super) enum ApiError {
         capability: String,
         /// When, and who does its work.
         sunset: Sunset,
-    },
-    /// The caller has not enough history.
-    InsufficientTrust {
-        /// What the capability asks for.
-        required: TrustTier,
-        /// What the caller has.
-        current: TrustTier,
     },
     /// The payment is no good; no money moved.
     PaymentInvalid {
@@ -111,7 +104,6 @@ impl ApiError {
             Self::TooLarge(_) => "INPUT_TOO_LARGE",
             Self::InputSchema(_) => "INPUT_SCHEMA_VIOLATION",
             Self::Deprecated { .. } => "CAPABILITY_DEPRECATED",
-            Self::InsufficientTrust { .. } => "INSUFFICIENT_TRUST",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
             Self::ActionNotFound => "ACTION_NOT_FOUND",
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
@@ -135,7 +127,6 @@ impl ApiError {
             }
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Deprecated { .. } => StatusCode::GONE,
-            Self::InsufficientTrust { .. } => StatusCode::FORBIDDEN,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
@@ -163,9 +154,6 @@ impl ApiError {
                     .to_owned()
             }
             Self::Deprecated { capability, .. } => format!("{capability} is not sold any more"),
-            Self::InsufficientTrust { required, .. } => {
-                format!("this capability is for agents of tier {} and above", required.as_str())
-            }
             Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
             Self::ActionNotFound => "this capability has no such action here".to_owned(),
             // A used authorization may have moved money, to us or to nobody.
@@ -241,9 +229,6 @@ impl ApiError {
                 "sunset_at": sunset.at.to_rfc3339_opts(SecondsFormat::Secs, true),
                 "successor": sunset.successor,
             }),
-            Self::InsufficientTrust { required, current } => {
-                json!({"required": required.as_str(), "current": current.as_str()})
-            }
             Self::PaymentInvalid { subcause, tx_hash, .. } => {
                 json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
@@ -298,12 +283,6 @@ impl ApiError {
                     None => "nothing takes its place here".to_owned(),
                 },
                 "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
-            }),
-            Self::InsufficientTrust { required, current } => json!({
-                "type": "earn_trust",
-                "current_tier": current.as_str(),
-                "required_tier": required.as_str(),
-                "hint": "completed calls of other capabilities raise the tier",
             }),
             Self::DuplicateRequest => json!({
                 "type": "x402_settle",
@@ -386,7 +365,7 @@ mod tests {
     use super::*;
     use axum::body::to_bytes;
 
-    const CATALOGUE: [(&str, u16); 19] = [
+    const CATALOGUE: [(&str, u16); 18] = [
         ("UNSUPPORTED_MEDIA_TYPE", 415),
         ("INVALID_REQUEST", 400),
         ("UNSUPPORTED_VERSION", 400),
@@ -395,7 +374,6 @@ mod tests {
         ("CAPABILITY_NOT_FOUND", 404),
         ("ACTION_NOT_FOUND", 404),
         ("CAPABILITY_DEPRECATED", 410),
-        ("INSUFFICIENT_TRUST", 403),
         ("X402_PAYMENT_INVALID", 422),
         ("X402_NOT_ACCEPTED", 422),
         ("X402_SETTLEMENT_REUSED", 409),
@@ -455,7 +433,6 @@ mod tests {
             ApiError::ActionNotFound,
             deprecated(None),
             deprecated(Some("demo/new".to_owned())),
-            ApiError::InsufficientTrust { required: TrustTier::Gold, current: TrustTier::Bronze },
             ApiError::SettlementReused { tx_hash: None, request_id: None, settled_at: None },
             ApiError::DuplicateRequest,
             ApiError::Pending { status: Status::SettlePending, tx_hash: None },

@@ -20,7 +20,7 @@ mod trace;
 mod upstream;
 
 pub use admin::AdminToken;
-pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset, TrustTier};
+pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};

@@ -30,12 +30,11 @@ use tokio::{net::TcpListener, sync::OnceCell};
 const FUNDS: u64 = 1_000_000;
 
 /// Capabilities beside demo/echo: name, whether the Splitter knows it, and how its entry differs.
-const MORE: [(&str, bool, &str); 8] = [
+const MORE: [(&str, bool, &str); 7] = [
     ("both", true, "payment_methods = [\"stripe\", \"x402\"]"),
     ("wallet", false, "payment_methods = [\"stripe\"]"),
     ("twin", true, "payment_methods = [\"x402\"]"),
     ("unknown", false, "payment_methods = [\"x402\"]"),
-    ("gold", true, "payment_methods = [\"x402\"]\ntrust_tier_required = \"gold\""),
     (
         "strict",
         true,

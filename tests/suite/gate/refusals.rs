@@ -132,15 +132,6 @@ async fn an_action_ends() {
     assert_eq!((lasting.header("sunset"), lasting.header("deprecation")), ("", ""));
 }
 
-/// R-311, as far as there are no accounts: nobody has the history that some ask for.
-#[tokio::test]
-async fn an_action_may_ask_for_history() {
-    let answer = refused(&call("gold-1", "gold", json!({})), 403, "INSUFFICIENT_TRUST").await;
-    let details = &answer.body["error"]["details"];
-    assert_eq!((&details["required"], &details["current"]), (&json!("gold"), &json!("bronze")));
-    assert_eq!(answer.body["next_action"]["type"], "earn_trust");
-}
-
 /// the first gate that is shut answers.
 #[tokio::test]
 async fn gates_stand_in_their_order() {
