@@ -3,6 +3,7 @@
 use super::{FUNDS, Gate, call};
 use crate::support::{Answer, Draft, HERE, encode, new_settlement, on_chain, settlement_of};
 use alloy::primitives::{Address, U256, keccak256};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use keeper::{
     eip3009::{domain, sign},
     ledger::{Ledger, Reservation},
@@ -21,7 +22,7 @@ use tokio::{
 async fn v2(gate: &Gate, draft: &Draft, change: impl Fn(&mut Value)) -> String {
     let challenge = gate.call(&call("challenge-1", "echo", json!({})), &[]).await;
     let header = challenge.header("payment-required");
-    let decoded = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, header).unwrap();
+    let decoded = BASE64_STANDARD.decode(header).unwrap();
     let required: Value = serde_json::from_slice(&decoded).unwrap();
     let mut accepted = required["accepts"][0].clone();
     change(&mut accepted);
@@ -120,7 +121,7 @@ async fn what_was_accepted_must_be_what_was_offered() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("x-payment-response"), "", "answered in kind");
     let receipt = answer.header("payment-response");
-    let receipt = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, receipt).unwrap();
+    let receipt = BASE64_STANDARD.decode(receipt).unwrap();
     let receipt: Value = serde_json::from_slice(&receipt).unwrap();
     assert_eq!(receipt["network"], "eip155:84532");
     assert_eq!(receipt["networkId"], 84_532);
@@ -203,7 +204,7 @@ async fn encoded_in_another_way() {
         ("one pad short", good[..good.len() - 1].to_owned()),
         ("of URLs", good.replace('/', "_").replace('+', "-")),
         ("with a blank", format!("{} {}", &good[..8], &good[8..])),
-        ("with a mark before it", encode(&json!(format!("\u{feff}{json}")))),
+        ("with a mark before it", BASE64_STANDARD.encode(format!("\u{feff}{json}"))),
     ] {
         assert_ne!(header, good, "{name}");
         let header = ("x-payment", header.as_str());
