@@ -11,7 +11,7 @@ use alloy::{
 use keeper::{
     chain::BlockTag,
     lifecycle::{KeeperState, Status},
-    x402::{Network, PaymentRequired},
+    x402::{Network, PaymentRequired, Version},
 };
 use sandbox::{AnvilOptions, PRICE_MICRO, StackOptions};
 use serde_json::{Value, json};
@@ -46,7 +46,8 @@ async fn refused(name: &str, draft: &Draft, header: &str, status: u16, subcause:
 
 // ------------------------------------------------------------------------------ the challenge
 
-/// x402 v1 in the body, v2 in the header, JECP's block beside them.
+/// to
+/// x402 v1 in the body, v2 in the header, JECP's block beside them.
 #[tokio::test]
 async fn an_unpaid_call_is_told_the_price_in_three_languages() {
     let hub = hub().await;
@@ -70,11 +71,20 @@ async fn an_unpaid_call_is_told_the_price_in_three_languages() {
         &base64::Engine::decode(&base64::prelude::BASE64_STANDARD, header).unwrap(),
     )
     .unwrap();
-    assert_eq!(challenge.x402_version, 2);
+    assert_eq!(challenge.x402_version, Version::V2);
     assert_eq!(challenge.accepts[0].network, "eip155:84532");
     assert_eq!(challenge.accepts[0].amount, PRICE_MICRO.to_string());
 
-    let jecp = &answer.body["payment"]["accepts"][0];
+    let block = &answer.body["payment"];
+    assert_eq!((&block["x402Version"], &block["ttl_seconds"]), (&json!(1), &json!(30)));
+    let jecp = &block["accepts"][0];
+    let usdc: Address = serde_json::from_value(jecp["asset"].clone()).unwrap();
+    assert_eq!(usdc, Network::BaseSepolia.usdc().address);
+    assert_eq!((&jecp["asset_symbol"], &jecp["asset_decimals"]), (&json!("USDC"), &json!(6)));
+    assert_eq!(jecp["max_timeout_seconds"], 60);
+    assert_eq!(jecp["resource"], format!("{}/v1/invoke", hub.daemon.url));
+    assert_eq!((&jecp["extra"]["name"], &jecp["extra"]["version"]), (&json!("USDC"), &json!("2")));
+    assert_eq!(jecp["extra"]["facilitator_url"], hub.daemon.url);
     assert_eq!(jecp["max_amount_required"], PRICE_MICRO.to_string());
     assert_eq!(jecp["amount"], jecp["max_amount_required"]);
     assert_eq!(jecp["pay_to"], jecp["payTo"]);
@@ -148,6 +158,7 @@ async fn a_call_that_is_none_is_refused_before_payment_is_looked_at() {
 
 // ------------------------------------------------------------------------------ bad payments
 
+///
 #[tokio::test]
 async fn unreadable() {
     let draft = draft().await;
@@ -172,7 +183,7 @@ async fn unreadable() {
     }
 }
 
-/// S06 3.2: 8192 bytes are read, 8193 are not, and the refusal is JECP's, not the server's.
+/// S06 3.2: 8192 bytes are read, 8193 are not, and the refusal is JECP's, not the server's.
 #[tokio::test]
 async fn oversized() {
     let draft = draft().await;
@@ -181,7 +192,7 @@ async fn oversized() {
     refused("8192", &draft, &"A".repeat(8_192), 422, "payload_decode_error").await;
 }
 
-/// S06 3.3: whatever the casing, repeated or folded into one.
+/// S06 3.3: whatever the casing, repeated or folded into one.
 #[tokio::test]
 async fn duplicated() {
     let hub = hub().await;
@@ -209,7 +220,7 @@ async fn duplicated() {
     refused("folded", &draft, &folded, 422, "duplicate_payment_header").await;
 }
 
-/// C-47: the price, neither less nor more.
+/// C-47: the price, neither less nor more.
 #[tokio::test]
 async fn wrongly_priced() {
     for value in [0, 1, PRICE_MICRO - 1, PRICE_MICRO + 1, FUNDS] {
@@ -222,6 +233,7 @@ async fn wrongly_priced() {
     refused("2^256-1", &draft, &draft.header(), 422, "amount_mismatch").await;
 }
 
+///
 #[tokio::test]
 async fn for_somebody_or_somewhere_else() {
     let mut draft = draft().await;
@@ -230,9 +242,9 @@ async fn for_somebody_or_somewhere_else() {
 
     let mut draft = self::draft().await;
     draft.network = "base";
-    refused("network", &draft, &draft.header(), 422, "network_mismatch").await;
+    refused("network", &draft, &draft.header(), 422, "network_unsupported").await;
     draft.network = "solana";
-    refused("network", &draft, &draft.header(), 422, "network_mismatch").await;
+    refused("network", &draft, &draft.header(), 422, "network_unsupported").await;
 
     let mut draft = self::draft().await;
     draft.scheme = "upto";
@@ -242,6 +254,7 @@ async fn for_somebody_or_somewhere_else() {
     refused("version", &draft, &draft.header(), 422, "unsupported_scheme").await;
 }
 
+///
 #[tokio::test]
 async fn outside_its_window() {
     for (after, before) in [(-600, -1), (-600, 0), (-600, 3), (30, 90)] {
@@ -253,6 +266,7 @@ async fn outside_its_window() {
     }
 }
 
+///
 #[tokio::test]
 async fn badly_signed() {
     let draft = draft().await;
@@ -343,7 +357,7 @@ async fn used_before_it_was_shown_to_us() {
 
 // ------------------------------------------------------------------------------ good payments
 
-/// the receipt and the bill name the pull that is on the chain.
+/// the receipt and the bill name the pull that is on the chain.
 #[tokio::test]
 async fn paid_is_served_with_a_receipt() {
     let hub = hub().await;

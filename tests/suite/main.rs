@@ -21,6 +21,7 @@ mod edge;
 mod faults;
 mod finality;
 mod flags;
+mod gate;
 mod hints;
 mod hostile;
 mod kms;

@@ -152,7 +152,7 @@ pub(crate) async fn hub() -> &'static Hub {
 }
 
 /// Whatever watches the server's output must outlive the test that happened to start it.
-fn on_a_runtime_of_its_own<T: Send + 'static>(
+pub(crate) fn on_a_runtime_of_its_own<T: Send + 'static>(
     future: impl Future<Output = eyre::Result<T>> + Send + 'static,
 ) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();

@@ -6,7 +6,7 @@ use refunds::Refunds;
 
 use crate::{
     chain,
-    edge::{AdminToken, Auth, Catalogue, one_line},
+    edge::{AdminToken, Auth, Catalogue, UpstreamSettings, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -62,6 +62,7 @@ pub(super) struct Config {
     pub(super) splitter: Vec<Splitter>,
     #[serde(default)]
     pub(super) refunds: Refunds,
+    pub(super) upstream: Option<UpstreamSettings>,
 }
 
 /// The edge.
@@ -379,6 +380,9 @@ impl Config {
             file.display()
         );
         let catalogue = Catalogue::load(&file, config.test_mode)
+            .and_then(|catalogue| {
+                catalogue.check_payable(config.upstream.is_some()).map(|()| catalogue)
+            })
             .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
         Ok((config, catalogue))
     }
@@ -495,6 +499,9 @@ impl Config {
             }
         }
         self.refunds.check()?;
+        if let Some(upstream) = &self.upstream {
+            upstream.check(&http.public_url, self.test_mode)?;
+        }
         let mut splitters = BTreeSet::new();
         for splitter in &self.splitter {
             let name = format!("splitter {}", splitter.address);

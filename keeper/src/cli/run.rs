@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
-    edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
+    edge::{
+        Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream,
+        router,
+    },
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
@@ -64,6 +67,7 @@ impl Run {
             admin_token: config.http.admin_token.clone(),
             auth: config.http.auth,
             catalogue,
+            upstream: config.upstream.clone().map(Upstream::new).transpose()?,
             health,
             metrics,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
@@ -238,13 +242,15 @@ async fn measure_head(chain_id: u64, mut heads: Heads, stop: CancellationToken) 
 
 /// A price above the contract's cap could be paid but never recorded (C-22).
 fn check_prices(catalogue: &Catalogue, station: &Station) -> Result<(), Obstacle> {
-    match catalogue.all().iter().find(|capability| capability.price > station.record.per_tx_cap) {
+    let cap = station.record.per_tx_cap;
+    let unpayable = |sold: &&Capability| sold.methods.take_x402() && sold.price > cap;
+    match catalogue.all().iter().find(unpayable) {
         None => Ok(()),
         Some(capability) => Err(Obstacle::Fatal(format!(
             "capability {}: its price {} is above the Splitter's PER_TX_CAP {}; lower it",
             capability.name(),
             capability.price,
-            station.record.per_tx_cap
+            cap
         ))),
     }
 }

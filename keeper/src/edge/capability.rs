@@ -1,13 +1,76 @@
 //! A capability for sale, and whether the Splitter knows it on the agreed terms.
 
+use super::InputSchema;
 use crate::{
     chain::{BlockTag, Chain, ChainError},
     splitter::{JecpSplitter, SplitTerms},
     x402::MicroUsdc,
 };
 use alloy::primitives::{Address, B256};
-use std::{collections::BTreeMap, fmt, sync::PoisonError, sync::RwLock, time::Duration};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use url::Url;
+
+/// How long before its end a call is told that an action ends.
+const SUNSET_NOTICE: TimeDelta = TimeDelta::days(30);
+
+/// How an action may be paid (S06 2.3, 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaymentMethods {
+    /// From a wallet at the hub behind this one.
+    Stripe,
+    /// With x402.
+    X402,
+    /// Either way.
+    Both,
+}
+
+impl PaymentMethods {
+    /// Whether an x402 payment is taken.
+    pub const fn take_x402(self) -> bool {
+        matches!(self, Self::X402 | Self::Both)
+    }
+
+    /// Whether a wallet may pay.
+    pub const fn take_stripe(self) -> bool {
+        matches!(self, Self::Stripe | Self::Both)
+    }
+
+    /// The words of the specification.
+    pub const fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Stripe => &["stripe"],
+            Self::X402 => &["x402"],
+            Self::Both => &["stripe", "x402"],
+        }
+    }
+}
+
+/// The end of an action (S01 4.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sunset {
+    /// From then on it is not sold.
+    pub at: DateTime<Utc>,
+    /// Who does its work then, "namespace/action".
+    pub successor: Option<String>,
+}
+
+impl Sunset {
+    /// Whether it is over.
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        now >= self.at
+    }
+
+    /// Whether callers are told: from 30 days before.
+    pub fn is_near(&self, now: DateTime<Utc>) -> bool {
+        self.at.signed_duration_since(now) <= SUNSET_NOTICE
+    }
+}
 
 /// A capability for sale.
 #[derive(Clone)]
@@ -20,8 +83,14 @@ pub struct Capability {
     pub action: String,
     /// What a call costs.
     pub price: MicroUsdc,
+    /// How it may be paid.
+    pub methods: PaymentMethods,
     /// One line for people.
     pub description: String,
+    /// What its input must look like, if that is said.
+    pub input_schema: Option<Arc<InputSchema>>,
+    /// When it ends, if it does.
+    pub sunset: Option<Sunset>,
     /// Who must be registered for it, on which shares.
     pub terms: SplitTerms,
     /// Where the provider is called.
@@ -90,7 +159,7 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// Asks the Splitter about every capability.
+    /// Asks the Splitter about every capability that is paid through it.
     ///
     /// # Errors
     /// When the chain does not answer; what was known stays.
@@ -100,7 +169,7 @@ impl Registrations {
         splitter: Address,
         capabilities: &[Capability],
     ) -> Result<(), ChainError> {
-        for capability in capabilities {
+        for capability in capabilities.iter().filter(|sold| sold.methods.take_x402()) {
             let registration = Registration::read(chain, splitter, capability).await?;
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             if known.insert(capability.id, registration) != Some(registration) {

@@ -6,15 +6,17 @@ use crate::{
 };
 use alloy::primitives::Address;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, Utc};
 use figment::{
     Figment,
     providers::{Format, Toml},
 };
 use serde::Deserialize;
-use std::{collections::BTreeSet, env, path::Path, time::Duration};
+use serde_json::Value;
+use std::{collections::BTreeSet, env, path::Path, sync::Arc, time::Duration};
 use url::Url;
 
-use super::Capability;
+use super::{Capability, InputSchema, PaymentMethods, Sunset};
 
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -64,6 +66,10 @@ struct Entry {
     namespace: String,
     action: String,
     price: String,
+    #[serde(default)]
+    model: Model,
+    #[serde(default = "default_methods")]
+    payment_methods: Vec<Method>,
     description: String,
     provider: Address,
     #[serde(default = "default_split")]
@@ -72,8 +78,45 @@ struct Entry {
     hmac_secret: String,
     #[serde(default)]
     idempotent: bool,
+    input_schema: Option<Value>,
+    sunset_at: Option<String>,
+    successor: Option<String>,
     #[serde(default = "default_timeout", with = "humantime_serde")]
     timeout: Duration,
+}
+
+/// How a price is meant (S04 5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Model {
+    /// Per call, whatever it does.
+    Flat,
+    /// Per call.
+    #[default]
+    PerCall,
+    /// By what it turns out to cost; not with an exact payment.
+    PerToken,
+    /// As above.
+    PerChunk,
+    /// As above.
+    PerSecond,
+    /// As above.
+    Tiered,
+}
+
+/// A way to pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Method {
+    /// From a wallet.
+    Stripe,
+    /// With x402.
+    X402,
+}
+
+/// R-004: what is not said to take x402 does not.
+fn default_methods() -> Vec<Method> {
+    vec![Method::Stripe]
 }
 
 /// 85/10/5 (S06 8).
@@ -112,6 +155,23 @@ impl Catalogue {
         Ok(Self { capabilities })
     }
 
+    /// Whether everything can be paid. `has_upstream`: somewhere is a hub that takes wallets.
+    ///
+    /// # Errors
+    /// [`CatalogueError`] with what nobody could buy.
+    pub fn check_payable(&self, has_upstream: bool) -> Result<(), CatalogueError> {
+        let unpayable = |sold: &&Capability| !has_upstream && !sold.methods.take_x402();
+        match self.capabilities.iter().find(unpayable) {
+            None => Ok(()),
+            Some(capability) => Err(CatalogueError::Invalid {
+                capability: capability.name(),
+                problem: "takes only wallets, and there is no [upstream] that has them: give it \
+                          payment_methods = [\"x402\"], or name an upstream"
+                    .to_owned(),
+            }),
+        }
+    }
+
     /// Everything in it.
     pub fn all(&self) -> &[Capability] {
         &self.capabilities
@@ -128,6 +188,13 @@ impl Entry {
         if price == MicroUsdc::ZERO {
             return Err("price is zero".to_owned());
         }
+        let methods = methods(&self.payment_methods)?;
+        // C-65: what a call costs must be known before it is made.
+        if methods.take_x402() && !matches!(self.model, Model::Flat | Model::PerCall) {
+            return Err("model must be \"flat\" or \"per_call\" where x402 is taken".to_owned());
+        }
+        let input_schema = self.input_schema.map(input_schema).transpose()?;
+        let sunset = sunset(self.sunset_at.as_deref(), self.successor)?;
         let shares = self.split_bps.iter().map(|bps| u32::from(*bps)).sum::<u32>();
         if shares != 10_000 {
             return Err(format!("split_bps sums to {shares}, not to 10000"));
@@ -150,7 +217,10 @@ impl Entry {
             namespace: self.namespace,
             action: self.action,
             price,
+            methods,
             description: self.description,
+            input_schema: input_schema.map(Arc::new),
+            sunset,
             terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
             idempotent: self.idempotent,
@@ -159,8 +229,48 @@ impl Entry {
     }
 }
 
+/// What stands in `payment_methods`: at least one, none twice (S06 7).
+fn methods(listed: &[Method]) -> Result<PaymentMethods, String> {
+    match listed {
+        [Method::Stripe] => Ok(PaymentMethods::Stripe),
+        [Method::X402] => Ok(PaymentMethods::X402),
+        [Method::Stripe, Method::X402] | [Method::X402, Method::Stripe] => Ok(PaymentMethods::Both),
+        _ => Err("payment_methods is one or both of \"stripe\" and \"x402\"".to_owned()),
+    }
+}
+
+/// A schema as a table, or as the text of a JSON document.
+fn input_schema(written: Value) -> Result<InputSchema, String> {
+    let schema = match written {
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| format!("input_schema is not JSON: {error}"))?,
+        table => table,
+    };
+    InputSchema::compile(schema).map_err(|problem| format!("input_schema: {problem}"))
+}
+
+fn sunset(at: Option<&str>, successor: Option<String>) -> Result<Option<Sunset>, String> {
+    let Some(at) = at else {
+        return match successor {
+            None => Ok(None),
+            Some(_) => Err("successor needs sunset_at".to_owned()),
+        };
+    };
+    let at = DateTime::parse_from_rfc3339(at)
+        .map_err(|_| format!("sunset_at {at:?} is not a time such as \"2027-01-31T00:00:00Z\""))?
+        .with_timezone(&Utc);
+    let is_name = |name: &String| {
+        name.split_once('/')
+            .is_some_and(|(namespace, action)| is_word(namespace) && is_word(action))
+    };
+    if successor.as_ref().is_some_and(|name| !is_name(name)) {
+        return Err("successor is the name of a capability, \"namespace/action\"".to_owned());
+    }
+    Ok(Some(Sunset { at, successor }))
+}
+
 /// `^[a-z][a-z0-9-]*$`, which also keeps ':' and '/' out of ids (H22).
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_lowercase())
         && text
             .bytes()
@@ -192,6 +302,7 @@ mod tests {
         namespace = "demo"
         action = "echo"
         price = "$0.20"
+        payment_methods = ["x402"]
         description = "Echoes"
         provider = "0x1111111111111111111111111111111111111111"
         endpoint = "https://provider.example/echo"
@@ -212,6 +323,43 @@ mod tests {
         assert_eq!(catalogue.all()[0].terms.bps, [8_500, 1_000, 500]);
     }
 
+    /// R-004, R-340: what a capability takes; nothing said means wallets.
+    #[test]
+    fn ways_to_pay() {
+        for (written, words) in [
+            ("", &["stripe"][..]),
+            ("payment_methods = [\"stripe\"]", &["stripe"]),
+            ("payment_methods = [\"x402\"]", &["x402"]),
+            ("payment_methods = [\"x402\", \"stripe\"]", &["stripe", "x402"]),
+        ] {
+            let catalogue = load(&GOOD.replace("payment_methods = [\"x402\"]", written)).unwrap();
+            assert_eq!(catalogue.all()[0].methods.words(), words, "{written}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_said_of_a_capability() {
+        let more = r#"
+            input_schema = { type = "object", required = ["text"] }
+            sunset_at = "2030-01-31T12:00:00+02:00"
+            successor = "demo/echo-two"
+            hmac_secret"#;
+        let catalogue = load(&GOOD.replace("hmac_secret", more)).unwrap();
+        let sold = &catalogue.all()[0];
+        let schema = sold.input_schema.as_ref().unwrap();
+        assert_eq!(schema.source()["required"][0], "text");
+        let sunset = sold.sunset.as_ref().unwrap();
+        let days = chrono::TimeDelta::days;
+        assert_eq!(sunset.at.to_rfc3339(), "2030-01-31T10:00:00+00:00");
+        assert_eq!(sunset.successor.as_deref(), Some("demo/echo-two"));
+        assert!(!sunset.is_near(sunset.at - days(31)) && sunset.is_near(sunset.at - days(30)));
+        assert!(sunset.is_over(sunset.at) && !sunset.is_over(sunset.at - days(1)));
+        let json = "input_schema = '{\"type\": \"string\"}'\nhmac_secret";
+        let catalogue = load(&GOOD.replace("hmac_secret", json)).unwrap();
+        assert!(catalogue.all()[0].input_schema.is_some());
+    }
+
+    /// R-340, R-341.
     #[test]
     fn a_bad_one_says_why() {
         for (from, to, expected) in [
@@ -226,10 +374,31 @@ mod tests {
             ("description", "descripton", "unknown field"),
             ("hmac_secret", "split_bps = [1, 2, 3]\nhmac_secret", "sums to 6"),
             ("hmac_secret", "timeout = \"1h\"\nhmac_secret", "between 1s and 5m"),
+            ("[\"x402\"]", "[]", "one or both of"),
+            ("[\"x402\"]", "[\"x402\", \"x402\"]", "one or both of"),
+            ("[\"x402\"]", "[\"card\"]", "unknown variant"),
+            (
+                "payment_methods",
+                "model = \"per_token\"\npayment_methods",
+                "\"flat\" or \"per_call\"",
+            ),
+            ("hmac_secret", "sunset_at = \"soon\"\nhmac_secret", "is not a time such as"),
+            ("hmac_secret", "successor = \"demo/other\"\nhmac_secret", "needs sunset_at"),
+            (
+                "hmac_secret",
+                "sunset_at = \"2030-01-01T00:00:00Z\"\nsuccessor = \"other\"\nhmac_secret",
+                "\"namespace/action\"",
+            ),
+            ("hmac_secret", "input_schema = \"{\"\nhmac_secret", "is not JSON"),
+            ("hmac_secret", "input_schema = { type = \"thing\" }\nhmac_secret", "input_schema: "),
         ] {
             let error = load(&GOOD.replace(from, to)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+        let unpaid = load(&GOOD.replace("payment_methods", "#")).unwrap();
+        unpaid.check_payable(true).unwrap();
+        let error = unpaid.check_payable(false).unwrap_err().to_string();
+        assert!(error.contains("takes only wallets"), "{error}");
         let twice = load(&[GOOD, GOOD].concat()).unwrap_err();
         assert!(twice.contains("listed twice"), "{twice}");
     }

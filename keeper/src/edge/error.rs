@@ -1,6 +1,7 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
+use super::{PaymentMethods, capability::Sunset, schema::Fault};
 use crate::{
     lifecycle::{Failure, Status},
     x402::Subcause,
@@ -11,7 +12,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -24,12 +25,21 @@ pub(super) enum ApiError {
     InvalidRequest(String),
     /// `jecp` is not "1.0".
     UnsupportedVersion,
-    /// Body is too large.
-    TooLarge,
+    /// Something of it is too large, and what.
+    TooLarge(&'static str),
+    /// The input is not what the capability asks for.
+    InputSchema(Vec<Fault>),
     /// Nobody sells that.
     CapabilityNotFound,
     /// Its capability is sold, but not this action of it.
     ActionNotFound,
+    /// The action has ended.
+    Deprecated {
+        /// Its name.
+        capability: String,
+        /// When, and who does its work.
+        sunset: Sunset,
+    },
     /// The payment is no good; no money moved.
     PaymentInvalid {
         /// Why, in the closed registry.
@@ -91,7 +101,9 @@ impl ApiError {
             Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
             Self::InvalidRequest(_) => "INVALID_REQUEST",
             Self::UnsupportedVersion => "UNSUPPORTED_VERSION",
-            Self::TooLarge => "INPUT_TOO_LARGE",
+            Self::TooLarge(_) => "INPUT_TOO_LARGE",
+            Self::InputSchema(_) => "INPUT_SCHEMA_VIOLATION",
+            Self::Deprecated { .. } => "CAPABILITY_DEPRECATED",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
             Self::ActionNotFound => "ACTION_NOT_FOUND",
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
@@ -110,8 +122,11 @@ impl ApiError {
     const fn status(&self) -> StatusCode {
         match self {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::InvalidRequest(_) | Self::UnsupportedVersion | Self::InputSchema(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Deprecated { .. } => StatusCode::GONE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
@@ -133,7 +148,12 @@ impl ApiError {
             Self::UnsupportedMediaType => "the body must be application/json".to_owned(),
             Self::InvalidRequest(why) => format!("the body is not a JECP call: {why}"),
             Self::UnsupportedVersion => "this hub speaks jecp \"1.0\"".to_owned(),
-            Self::TooLarge => "the body is larger than 10 MB".to_owned(),
+            Self::TooLarge(what) => (*what).to_owned(),
+            Self::InputSchema(_) => {
+                "the input is not what this capability asks for; details.errors says where"
+                    .to_owned()
+            }
+            Self::Deprecated { capability, .. } => format!("{capability} is not sold any more"),
             Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
             Self::ActionNotFound => "this capability has no such action here".to_owned(),
             // A used authorization may have moved money, to us or to nobody.
@@ -145,6 +165,9 @@ impl ApiError {
             }
             Self::NotAccepted(Subcause::X402Disabled) => {
                 "x402 is switched off at this hub; no money moved".to_owned()
+            }
+            Self::NotAccepted(Subcause::NetworkUnsupported) => {
+                "this hub does not sell on that network; no money moved".to_owned()
             }
             Self::NotAccepted(_) => {
                 "this action cannot be paid with x402 now; no money moved".to_owned()
@@ -189,13 +212,33 @@ impl ApiError {
         }
     }
 
-    fn details(&self) -> Value {
+    fn details(&self, methods: Option<PaymentMethods>) -> Value {
         match self {
+            Self::InputSchema(faults) => {
+                let errors = faults.iter().map(|fault| {
+                    json!({
+                        "instance_path": fault.instance_path,
+                        "schema_path": fault.schema_path,
+                        "reason": fault.reason,
+                    })
+                });
+                json!({"errors": errors.collect::<Vec<_>>()})
+            }
+            Self::Deprecated { capability, sunset } => json!({
+                "capability": capability,
+                "sunset_at": sunset.at.to_rfc3339_opts(SecondsFormat::Secs, true),
+                "successor": sunset.successor,
+            }),
             Self::PaymentInvalid { subcause, tx_hash, .. } => {
                 json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
             Self::NotAccepted(subcause) => {
-                json!({"subcause": subcause.as_str(), "received": "x402", "accepted": []})
+                let accepted: &[_] = match (subcause, methods) {
+                    (Subcause::NetworkUnsupported, Some(methods)) => methods.words(),
+                    (_, Some(methods)) if methods.take_stripe() => PaymentMethods::Stripe.words(),
+                    _ => &[],
+                };
+                json!({"subcause": subcause.as_str(), "received": "x402", "accepted": accepted})
             }
             Self::SettlementReused { tx_hash, request_id, settled_at } => json!({
                 "subcause": Subcause::NonceReused.as_str(),
@@ -221,15 +264,24 @@ impl ApiError {
         }
     }
 
-    fn next_action(&self) -> Value {
+    fn next_action(&self, methods: Option<PaymentMethods>) -> Value {
         match self {
             Self::UnsupportedMediaType
             | Self::InvalidRequest(_)
             | Self::UnsupportedVersion
-            | Self::TooLarge
+            | Self::TooLarge(_)
+            | Self::InputSchema(_)
             | Self::CapabilityNotFound
             | Self::ActionNotFound => json!({
                 "type": "lookup_schema",
+                "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
+            }),
+            Self::Deprecated { sunset, .. } => json!({
+                "type": "lookup_schema",
+                "hint": match &sunset.successor {
+                    Some(successor) => format!("call {successor} instead"),
+                    None => "nothing takes its place here".to_owned(),
+                },
                 "schema_url": "https://jecp.dev/spec/v1.0/01-protocol.md",
             }),
             Self::DuplicateRequest => json!({
@@ -243,6 +295,14 @@ impl ApiError {
                              authorization",
                 })
             }
+            Self::NotAccepted(Subcause::NetworkUnsupported) => json!({
+                "type": "x402_settle",
+                "hint": "call again without payment, then pay on the network that the 402 names",
+            }),
+            Self::NotAccepted(_) if methods.is_some_and(PaymentMethods::take_stripe) => json!({
+                "type": "topup",
+                "hint": "call again without payment and with credentials: a wallet pays",
+            }),
             Self::NotAccepted(_) | Self::Held(_) | Self::NotSold | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
@@ -265,11 +325,11 @@ impl ApiError {
         }
     }
 
-    /// The answer to a request; `id` where it is known.
-    pub(super) fn respond(&self, id: Option<&str>) -> Response {
+    /// The answer to a request; its id, and how what it asks for may be paid, where they are known.
+    pub(super) fn respond(&self, id: Option<&str>, methods: Option<PaymentMethods>) -> Response {
         let code = self.code();
         let documentation = format!("https://jecp.dev/errors/{}", code.to_lowercase());
-        let mut details = self.details();
+        let mut details = self.details(methods);
         let deep_link = match details["subcause"].as_str() {
             Some(subcause) => format!("{documentation}#{subcause}"),
             None => documentation.clone(),
@@ -287,7 +347,7 @@ impl ApiError {
                 "details": details,
                 "documentation_url": documentation,
             },
-            "next_action": self.next_action(),
+            "next_action": self.next_action(methods),
         });
         if let Some(id) = id {
             body["id"] = json!(id);
@@ -297,5 +357,140 @@ impl ApiError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+
+    const CATALOGUE: [(&str, u16); 18] = [
+        ("UNSUPPORTED_MEDIA_TYPE", 415),
+        ("INVALID_REQUEST", 400),
+        ("UNSUPPORTED_VERSION", 400),
+        ("INPUT_SCHEMA_VIOLATION", 400),
+        ("INPUT_TOO_LARGE", 413),
+        ("CAPABILITY_NOT_FOUND", 404),
+        ("ACTION_NOT_FOUND", 404),
+        ("CAPABILITY_DEPRECATED", 410),
+        ("X402_PAYMENT_INVALID", 422),
+        ("X402_NOT_ACCEPTED", 422),
+        ("X402_SETTLEMENT_REUSED", 409),
+        ("DUPLICATE_REQUEST", 409),
+        ("SERVICE_DEGRADED", 503),
+        ("PROVIDER_ERROR", 502),
+        ("PROVIDER_UNAVAILABLE", 503),
+        ("PROVIDER_TIMEOUT", 504),
+        ("EXECUTION_FAILED", 500),
+        ("INTERNAL_ERROR", 500),
+    ];
+    const NEXT: [&str; 7] = [
+        "register",
+        "topup",
+        "earn_trust",
+        "renew_mandate",
+        "wait",
+        "lookup_schema",
+        "x402_settle",
+    ];
+
+    fn all() -> Vec<ApiError> {
+        let receipt = Receipt { settlement: Uuid::nil(), tx_hash: None };
+        let sunset = |successor| Sunset { at: DateTime::UNIX_EPOCH, successor };
+        let deprecated = |successor| ApiError::Deprecated {
+            capability: "demo/old".to_owned(),
+            sunset: sunset(successor),
+        };
+        let invalid =
+            [Subcause::SignatureInvalid, Subcause::NonceReused, Subcause::BindingViolation];
+        let invalid = invalid.map(|subcause| ApiError::PaymentInvalid {
+            subcause,
+            message: "why".to_owned(),
+            tx_hash: Some(B256::ZERO),
+        });
+        let refused =
+            [Subcause::CapabilityWalletOnly, Subcause::X402Disabled, Subcause::NetworkUnsupported];
+        let failures = [
+            Failure::Error,
+            Failure::Lost,
+            Failure::Timeout,
+            Failure::Unavailable,
+            Failure::Forgone,
+        ];
+        let fault = Fault {
+            instance_path: "/a".to_owned(),
+            schema_path: "/properties/a/type".to_owned(),
+            reason: "want string".to_owned(),
+        };
+        let mut all = vec![
+            ApiError::UnsupportedMediaType,
+            ApiError::InvalidRequest("why".to_owned()),
+            ApiError::UnsupportedVersion,
+            ApiError::TooLarge("the body is larger than 10 MB"),
+            ApiError::InputSchema(vec![fault]),
+            ApiError::CapabilityNotFound,
+            ApiError::ActionNotFound,
+            deprecated(None),
+            deprecated(Some("demo/new".to_owned())),
+            ApiError::SettlementReused { tx_hash: None, request_id: None, settled_at: None },
+            ApiError::DuplicateRequest,
+            ApiError::Pending { status: Status::SettlePending, tx_hash: None },
+            ApiError::Held(receipt),
+            ApiError::NotSold,
+            ApiError::Degraded("why".to_owned()),
+            ApiError::Internal,
+        ];
+        all.extend(invalid);
+        all.extend(refused.map(ApiError::NotAccepted));
+        all.extend(failures.map(|failure| ApiError::Provider(failure, receipt)));
+        all
+    }
+
+    /// Whatever is refused has a code and a status of the catalogue (S03 3), a link, what to do next, and
+    /// one opinion on when to come back.
+    #[tokio::test]
+    async fn every_refusal_is_of_the_catalogue_and_says_what_to_do() {
+        let ways = [
+            None,
+            Some(PaymentMethods::Stripe),
+            Some(PaymentMethods::X402),
+            Some(PaymentMethods::Both),
+        ];
+        for (error, methods) in all().iter().flat_map(|error| ways.map(|way| (error, way))) {
+            let (parts, body) = error.respond(Some("call-1"), methods).into_parts();
+            let body = to_bytes(body, 100_000).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            let code = body["error"]["code"].as_str().unwrap();
+            assert!(CATALOGUE.contains(&(code, parts.status.as_u16())), "{error:?}: {code}");
+            assert_eq!((&body["id"], &body["status"]), (&json!("call-1"), &json!("failed")));
+            assert!(!body["error"]["message"].as_str().unwrap().is_empty(), "{error:?}");
+            let link = body["error"]["details"]["documentation_url"].as_str().unwrap();
+            assert!(link.starts_with(body["error"]["documentation_url"].as_str().unwrap()));
+            let next = body["next_action"]["type"].as_str().unwrap_or_default();
+            assert!(NEXT.contains(&next), "{error:?}: {next}");
+            if let Some(seconds) = parts.headers.get(header::RETRY_AFTER) {
+                let told: u64 = seconds.to_str().unwrap().parse().unwrap();
+                assert!((1..=600).contains(&told), "{error:?}");
+                assert_eq!(body["next_action"]["retry_after_seconds"], told, "{error:?}");
+            }
+            if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+                assert!(parts.headers.contains_key(header::RETRY_AFTER), "{error:?}");
+            }
+        }
+    }
+
+    /// R-052: what is accepted instead is what the action takes.
+    #[test]
+    fn what_is_accepted_instead() {
+        let accepted = |subcause, methods| {
+            ApiError::NotAccepted(subcause).details(methods)["accepted"].clone()
+        };
+        let (only, off) = (Subcause::CapabilityWalletOnly, Subcause::X402Disabled);
+        assert_eq!(accepted(only, Some(PaymentMethods::Stripe)), json!(["stripe"]));
+        assert_eq!(accepted(off, Some(PaymentMethods::Both)), json!(["stripe"]));
+        assert_eq!(accepted(off, Some(PaymentMethods::X402)), json!([]));
+        let elsewhere = Subcause::NetworkUnsupported;
+        assert_eq!(accepted(elsewhere, Some(PaymentMethods::X402)), json!(["x402"]));
     }
 }

@@ -1,103 +1,293 @@
 //! `POST /v1/invoke`: unpaid calls are told the price, paid calls are settled and served.
 
 use super::{
-    Edge, Site, TrustRoot,
+    Edge, PaymentMethods, Site, Sunset, TrustRoot,
     capability::{Capability, Registration},
-    envelope::{Invocation, MAX_BODY_BYTES},
+    challenge::{Challenge, Tongue, header_text, usdc},
+    envelope::{Invocation, MAX_BODY_BYTES, check_media_type},
     error::ApiError,
     payment::{Paid, disabled, ledger_down, settle},
+    upstream::Passed,
 };
-use crate::lifecycle::Status;
-use crate::x402::{
-    MicroUsdc, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause,
-    Version, X_PAYMENT, X_PAYMENT_RESPONSE, encode_header,
+use crate::{
+    eip3009::{Authorization, Unverified, domain},
+    lifecycle::Status,
+    x402::{
+        Network, Offer, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause, Version,
+        X_PAYMENT, X_PAYMENT_RESPONSE,
+    },
 };
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Number, Value, json};
+use chrono::Utc;
+use serde_json::json;
 use std::{sync::Arc, time::Instant};
+
+/// Largest body whose input is held against its schema at once; larger ones leave the async threads.
+const MAX_INLINE_BYTES: usize = 16 * 1024;
+/// Where the end of an action is explained.
+const DEPRECATION: &str = "<https://jecp.dev/errors/capability_deprecated>; rel=\"deprecation\"";
+
+/// What is known of a call, for its answer.
+#[derive(Debug, Default)]
+struct Asked<'a> {
+    id: Option<String>,
+    capability: Option<&'a Capability>,
+}
+
+/// A call that was read.
+struct Call<'a> {
+    capability: &'a Capability,
+    invocation: Arc<Invocation>,
+    headers: &'a HeaderMap,
+    body: Bytes,
+}
 
 /// The handler.
 pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let request_id = parts.headers.get("x-request-id").cloned();
-    let mut id = None;
-    let mut response = match answer(&edge, &parts.headers, body, &mut id).await {
+    let mut asked = Asked::default();
+    let mut response = match answer(&edge, &parts.headers, body, &mut asked).await {
         Ok(response) => response,
-        Err(error) => error.respond(id.as_deref()),
+        Err(error) => {
+            let methods = asked.capability.map(|capability| capability.methods);
+            error.respond(asked.id.as_deref(), methods)
+        }
     };
-    if let Some(request_id) = request_id {
-        response.headers_mut().insert("x-request-id", request_id);
+    if let Some(sunset) = asked.capability.and_then(|capability| capability.sunset.as_ref()) {
+        announce(&edge, sunset, &mut response);
+    }
+    if let Some(request_id) = parts.headers.get("x-request-id") {
+        response.headers_mut().insert("x-request-id", request_id.clone());
     }
     response
 }
 
-async fn answer(
-    edge: &Arc<Edge>,
+/// The gates in their order, and what is behind them.
+async fn answer<'a>(
+    edge: &'a Arc<Edge>,
     headers: &HeaderMap,
     body: Body,
-    id: &mut Option<String>,
+    asked: &mut Asked<'a>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
-    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::TooLarge)?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let invocation = Invocation::parse(content_type, &body)?;
-    *id = Some(invocation.id.clone());
-    let capability = edge
-        .catalogue
-        .all()
-        .iter()
-        .find(|capability| invocation.asks_for(&capability.namespace, &capability.action));
-    let Some(capability) = capability else {
-        let mut all = edge.catalogue.all().iter();
-        let sold = all.any(|other| other.namespace == invocation.namespace());
-        return Err(if sold { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound });
-    };
+    check_media_type(headers)?;
+    let body = to_bytes(body, MAX_BODY_BYTES)
+        .await
+        .map_err(|_| ApiError::TooLarge("the body is larger than 10 MB"))?;
+    let invocation = Invocation::parse(&body)?;
+    asked.id = Some(invocation.id.clone());
+    let invocation = Arc::new(invocation.keyed(headers)?);
+    let capability = find(edge, &invocation)?;
+    asked.capability = Some(capability);
+    let call = Call { capability, invocation, headers, body };
 
-    let payment = payment_header(headers)?;
+    // What was taken is answered, whatever is refused by now: so a payment is read in any case.
+    let refusal = refusal(&call).await?;
+    let payment = match (payment_header(headers), refusal) {
+        (Err(_), Some(refusal)) | (Ok(None), Some(refusal)) => return Err(refusal),
+        (Err(error), None) => return Err(error),
+        (Ok(None), None) => return unpaid(edge, &call).await,
+        (Ok(Some(header)), refusal) => (header, refusal),
+    };
+    let ((version, header), refusal) = payment;
     let Some(site) = edge.health.site() else {
-        return Err(match (edge.health.trust_root(), &payment) {
-            (TrustRoot::Mismatch, Some(_)) => disabled(),
-            _ => ApiError::Degraded("this hub cannot take payments yet".to_owned()),
-        });
+        return Err(refusal.unwrap_or_else(|| match edge.health.trust_root() {
+            TrustRoot::Mismatch => disabled(),
+            TrustRoot::Ok | TrustRoot::Unknown => closed(),
+        }));
     };
-    let Some((version, value)) = payment else {
-        // Nobody shall sign what would not be taken. There is no other way to pay yet, so that a 402
-        // would offer nothing.
-        if let Some(shut) = site.intake.shut() {
-            return Err(ApiError::Degraded(shut.message().to_owned()));
-        }
-        if site.is_held(capability).await.map_err(|error| ledger_down(&error))? {
-            return Err(ApiError::NotSold);
-        }
-        return challenge(edge, &site, capability, &invocation);
+    let payment = match Payment::decode(version, header.as_bytes()) {
+        Ok(payment) => Arc::new(payment),
+        Err(subcause) => return Err(refusal.unwrap_or_else(|| unreadable(&site, subcause))),
     };
-    let payment = Payment::decode(version, value.as_bytes()).map_err(|subcause| {
-        if site.intake.is_disabled() {
-            return disabled();
-        }
-        ApiError::PaymentInvalid {
-            subcause,
-            message: "the payment header cannot be read".to_owned(),
-            tx_hash: None,
-        }
-    })?;
+    // The switch comes first: then nothing is said of a payment.
+    let offer = site.offer(capability, &edge.public_url);
+    let refusal = match refusal {
+        None if !site.intake.is_disabled() => offer.is_claimed_by(&payment).err().map(misclaimed),
+        refusal => refusal,
+    };
     // The work goes on when the caller hangs up: what is paid must be served and stored.
     let work = {
         let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
-        let (capability, invocation) = (capability.clone(), invocation.clone());
-        async move { settle(&edge, &site, &capability, &invocation, &payment).await }
+        let (capability, invocation) = (capability.clone(), Arc::clone(&call.invocation));
+        let payment = Arc::clone(&payment);
+        async move { settle(&edge, &site, &capability, &invocation, &payment, refusal).await }
     };
-    let paid = edge.work.spawn(work).await.map_err(|panic| {
+    let settled = edge.work.spawn(work).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
         ApiError::Pending { status: Status::SettlePending, tx_hash: None }
-    })??;
-    completed(&site, edge, &invocation, version, &paid, started)
+    })?;
+    let paid = settled.map_err(|error| elsewhere(&site, &payment, error))?;
+    completed(&site, edge, &call.invocation, version, &paid, started)
+}
+
+/// What is called.
+fn find<'a>(edge: &'a Edge, invocation: &Invocation) -> Result<&'a Capability, ApiError> {
+    let all = edge.catalogue.all();
+    let asked = |sold: &&Capability| invocation.asks_for(&sold.namespace, &sold.action);
+    all.iter().find(asked).ok_or_else(|| {
+        let known = all.iter().any(|other| other.namespace == invocation.namespace());
+        if known { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound }
+    })
+}
+
+/// Why a call is refused before anybody asks how it is paid.
+async fn refusal(call: &Call<'_>) -> Result<Option<ApiError>, ApiError> {
+    let Call { capability, invocation, body, headers } = call;
+    if let Some(sunset) = capability.sunset.as_ref().filter(|sunset| sunset.is_over(Utc::now())) {
+        let (capability, sunset) = (capability.name(), sunset.clone());
+        return Ok(Some(ApiError::Deprecated { capability, sunset }));
+    }
+    if let Some(schema) = &capability.input_schema {
+        let bytes = body.len();
+        let faults = if bytes > MAX_INLINE_BYTES {
+            let (schema, invocation) = (Arc::clone(schema), Arc::clone(invocation));
+            tokio::task::spawn_blocking(move || schema.faults(&invocation.input, bytes))
+                .await
+                .map_err(|_| ApiError::Internal)?
+        } else {
+            schema.faults(&invocation.input, bytes)
+        };
+        if !faults.is_empty() {
+            return Ok(Some(ApiError::InputSchema(faults)));
+        }
+    }
+    let pays = headers.contains_key(X_PAYMENT) || headers.contains_key(PAYMENT_SIGNATURE);
+    if pays && !capability.methods.take_x402() {
+        return Ok(Some(ApiError::NotAccepted(Subcause::CapabilityWalletOnly)));
+    }
+    Ok(None)
+}
+
+/// A call without payment: from the caller's wallet, if he has one, else its price.
+async fn unpaid(edge: &Edge, call: &Call<'_>) -> Result<Response, ApiError> {
+    let Call { capability, invocation, headers, body } = call;
+    let tongue = Tongue::of(headers);
+    let upstream = edge.upstream.as_ref().filter(|_| capability.methods.take_stripe());
+    let mut remaining = None;
+    // Who has no credentials has no wallet; the hub says so where nothing else would do.
+    if let Some(upstream) = upstream
+        && (tongue == Tongue::Jecp || capability.methods == PaymentMethods::Stripe)
+    {
+        match upstream.pass(headers, body.clone()).await? {
+            Passed::Answer(response) => return Ok(response),
+            Passed::Short(known) => remaining = known,
+        }
+    }
+    let offer = match capability.methods.take_x402() {
+        true => offer(edge, capability).await.map(Some),
+        false => Ok(None),
+    };
+    let offer = match (offer, upstream) {
+        (Ok(offer), _) => offer,
+        // The wallet goes on without it.
+        (Err(_), Some(_)) => None,
+        // Nobody shall sign what would not be taken, and no 402 is without a way to pay (C-38).
+        (Err(error), None) => return Err(error),
+    };
+    let topup = upstream.map(|upstream| upstream.topup_url().clone());
+    if offer.is_none() && topup.is_none() {
+        return Err(closed());
+    }
+    let price = capability.price;
+    Challenge { invocation, price, offer, topup, remaining, tongue }.respond()
+}
+
+/// What is asked for with x402, if a payment would be taken now.
+async fn offer(edge: &Edge, capability: &Capability) -> Result<Offer, ApiError> {
+    let site = edge.health.site().ok_or_else(closed)?;
+    if let Some(shut) = site.intake.shut() {
+        return Err(ApiError::Degraded(shut.message().to_owned()));
+    }
+    if site.is_held(capability).await.map_err(|error| ledger_down(&error))? {
+        return Err(ApiError::NotSold);
+    }
+    if site.registrations.get(capability.id) != Some(Registration::Active) {
+        return Err(ApiError::Degraded(
+            "this capability is not registered at the Splitter, so it cannot be paid".to_owned(),
+        ));
+    }
+    Ok(site.offer(capability, &edge.public_url))
+}
+
+fn closed() -> ApiError {
+    ApiError::Degraded("this hub cannot take payments yet".to_owned())
+}
+
+/// A payment header that is none.
+fn unreadable(site: &Site, subcause: Subcause) -> ApiError {
+    match subcause {
+        _ if site.intake.is_disabled() => disabled(),
+        Subcause::NetworkUnsupported => ApiError::NotAccepted(subcause),
+        _ => refused(subcause, "the payment header cannot be read"),
+    }
+}
+
+/// A payment whose claims are not what was offered.
+fn misclaimed(subcause: Subcause) -> ApiError {
+    let message = match subcause {
+        Subcause::NetworkUnsupported => return ApiError::NotAccepted(subcause),
+        Subcause::NetworkMismatch => "accepted.network is not the one that was offered",
+        Subcause::AssetMismatch => "accepted has another token than was offered",
+        Subcause::PaytoMismatch => "accepted.payTo is not the Splitter",
+        Subcause::AmountMismatch => "accepted.amount is not the price",
+        Subcause::Expired => "accepted.maxTimeoutSeconds is not what is offered now",
+        _ => "accepted is not what was offered",
+    };
+    refused(subcause, message)
+}
+
+/// A signature that is good on another network says so.
+fn elsewhere(site: &Site, payment: &Payment, error: ApiError) -> ApiError {
+    let ApiError::PaymentInvalid { subcause: Subcause::SignatureInvalid, .. } = error else {
+        return error;
+    };
+    let signed = || {
+        let (authorization, signature) = (&payment.authorization, &payment.signature);
+        Authorization::<Unverified>::new(authorization.clone(), signature.clone())
+    };
+    let mut others = Network::ALL.into_iter().filter(|network| *network != site.network);
+    let found = others.find(|network| {
+        signed().signed_by_payer(&domain(&network.usdc(), network.chain_id())).is_ok()
+    });
+    match found {
+        Some(_) => refused(Subcause::NetworkMismatch, "signed for another network"),
+        None => error,
+    }
+}
+
+fn refused(subcause: Subcause, message: &str) -> ApiError {
+    ApiError::PaymentInvalid { subcause, message: message.to_owned(), tx_hash: None }
+}
+
+/// The end of an action, on what it answers: when it is refused for it, and for 30 days before
+///
+fn announce(edge: &Edge, sunset: &Sunset, response: &mut Response) {
+    let told = response.status().is_success()
+        || [StatusCode::PAYMENT_REQUIRED, StatusCode::GONE].contains(&response.status());
+    if !told || !sunset.is_near(Utc::now()) {
+        return;
+    }
+    let at = sunset.at.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let headers = response.headers_mut();
+    if let Ok(at) = HeaderValue::from_str(&at) {
+        headers.insert(HeaderName::from_static("sunset"), at);
+    }
+    headers.insert(HeaderName::from_static("deprecation"), HeaderValue::from_static("true"));
+    headers.insert(header::LINK, HeaderValue::from_static(DEPRECATION));
+    if let Some(successor) = &sunset.successor {
+        let base = edge.public_url.as_str().trim_end_matches('/');
+        let link = format!("<{base}/v1/capabilities/{successor}>; rel=\"successor-version\"");
+        if let Ok(link) = HeaderValue::from_str(&link) {
+            headers.append(header::LINK, link);
+        }
+    }
 }
 
 /// The one payment header of a call, if it has any. Two are refused, whatever their spelling
@@ -110,59 +300,9 @@ fn payment_header(headers: &HeaderMap) -> Result<Option<(Version, &HeaderValue)>
     // Proxies fold repeated headers into one with commas; base64 has none.
     let folded = first.is_some_and(|(_, value)| value.as_bytes().contains(&b','));
     if found.next().is_some() || folded {
-        return Err(ApiError::PaymentInvalid {
-            subcause: Subcause::DuplicatePaymentHeader,
-            message: "more than one payment header".to_owned(),
-            tx_hash: None,
-        });
+        return Err(refused(Subcause::DuplicatePaymentHeader, "more than one payment header"));
     }
     Ok(first)
-}
-
-/// 402: canonical x402 v1 in the body, x402 v2 in the header, the JECP block beside them.
-///
-/// Stock clients want `error` to be a string (docs/decisions/0002); JECP agents, who will have
-/// credentials, will get the envelope's object there.
-fn challenge(
-    edge: &Edge,
-    site: &Site,
-    capability: &Capability,
-    invocation: &Invocation,
-) -> Result<Response, ApiError> {
-    if site.registrations.get(capability.id) != Some(Registration::Active) {
-        return Err(ApiError::Degraded(
-            "this capability is not registered at the Splitter, so it cannot be paid".to_owned(),
-        ));
-    }
-    let offer = site.offer(capability, &edge.public_url);
-    let error = "payment required: repeat the call with a signed EIP-3009 authorization";
-    let body = json!({
-        "x402Version": 1,
-        "error": error,
-        "accepts": [offer.v1_requirements()],
-        "jecp": "1.0",
-        "id": invocation.id,
-        "status": "failed",
-        "code": "PAYMENT_REQUIRED",
-        "details": {
-            "required_usdc": usdc(capability.price)?,
-            "remaining_usdc": 0.0,
-            "subcause": "x402_or_wallet",
-        },
-        "documentation_url": "https://jecp.dev/errors/payment_required",
-        "payment": offer.jecp_block(),
-        "next_action": {"type": "x402_settle", "hint": error},
-    });
-    let v2 = encode_header(&offer.v2_challenge(error)).map_err(|_| ApiError::Internal)?;
-    let mut response = (StatusCode::PAYMENT_REQUIRED, Json(body)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(PAYMENT_REQUIRED, text(&v2)?);
-    headers.insert(
-        header::WWW_AUTHENTICATE,
-        text(&format!("x402, scheme=\"exact\", network=\"{}\"", site.network))?,
-    );
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(30));
-    Ok(response)
 }
 
 /// 200: the provider's result, the bill, and the receipt in the client's own header.
@@ -209,17 +349,6 @@ fn completed(
     });
     let mut response = Json(body).into_response();
     let receipt = receipt.encode(version).map_err(|_| ApiError::Internal)?;
-    response.headers_mut().insert(HeaderName::from_static(name), text(&receipt)?);
+    response.headers_mut().insert(HeaderName::from_static(name), header_text(&receipt)?);
     Ok(response)
-}
-
-/// An amount as the JSON number that JECP shows people. It is parsed from decimal text; nothing is
-/// computed with it.
-fn usdc(amount: MicroUsdc) -> Result<Value, ApiError> {
-    let number: Number = amount.to_string().parse().map_err(|_| ApiError::Internal)?;
-    Ok(Value::Number(number))
-}
-
-fn text(value: &str) -> Result<HeaderValue, ApiError> {
-    HeaderValue::from_str(value).map_err(|_| ApiError::Internal)
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod capability;
 mod catalogue;
+mod challenge;
 mod delivery;
 mod envelope;
 mod error;
@@ -13,16 +14,20 @@ mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod schema;
 mod site;
 mod trace;
+mod upstream;
 
 pub use admin::AdminToken;
-pub use capability::{Capability, Registration, Registrations};
+pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
+pub use schema::InputSchema;
 pub use site::{Auth, Site};
+pub use upstream::{Upstream, UpstreamSettings};
 
 use crate::metrics::Metrics;
 use axum::{
@@ -37,7 +42,15 @@ use url::Url;
 
 /// What a browser may read of an answer.
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "x-payment-response,payment-required,payment-response,x-request-id,retry-after,www-authenticate",
+    "x-payment-response,payment-required,payment-response,x-request-id,retry-after,www-authenticate,\
+     sunset,deprecation,link",
+);
+
+/// When the alias ends (R-038).
+const ALIAS_SUNSET: HeaderValue = HeaderValue::from_static("Sat, 01 Jan 2028 00:00:00 GMT");
+/// Where that is said.
+const ALIAS_LINK: HeaderValue = HeaderValue::from_static(
+    "<https://jecp.dev/spec/v1.0/01-protocol.md#21-legacy-alias>; rel=\"deprecation\"",
 );
 
 /// What every request sees.
@@ -55,6 +68,8 @@ pub struct Edge {
     pub health: Health,
     /// What was counted.
     pub metrics: Metrics,
+    /// The hub that has wallets, if there is one.
+    pub upstream: Option<Upstream>,
     /// Client for provider calls.
     pub http: reqwest::Client,
     /// Payments being settled; they end before the program does.
@@ -68,13 +83,27 @@ pub fn router(edge: Arc<Edge>) -> Router {
         HeaderName::from_static("x-payment"),
         HeaderName::from_static("payment-signature"),
         HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("x-idempotency-key"),
         HeaderName::from_static("x-agent-id"),
         HeaderName::from_static("x-api-key"),
         // Stock clients send it with the payment, although it is a response header.
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
     ]);
+    // The same under the name that it had first; whatever it answers says that it ends (R-038).
+    let alias = Router::new().route("/v1/jecp", post(invoke::invoke));
+    let alias = alias.layer(cors.clone()).layer(axum::middleware::map_response(
+        async |mut response: axum::response::Response| {
+            let headers = response.headers_mut();
+            headers.insert("deprecation", HeaderValue::from_static("true"));
+            headers.insert("sunset", ALIAS_SUNSET);
+            headers.append(header::LINK, ALIAS_LINK);
+            response
+        },
+    ));
     let invoke = Router::new()
         .route("/v1/invoke", post(invoke::invoke))
+        .layer(cors)
+        .merge(alias)
         // Read by the handler itself, which answers 413 in the words of the protocol.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(axum::middleware::map_response(async |mut response: axum::response::Response| {
@@ -83,8 +112,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
                 .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }))
-        .layer(cors)
-        // On preflights too (R-032), which the layer above answers by itself without them.
+        // On preflights too (R-032), which the layer for browsers answers by itself without them.
         .layer(axum::middleware::map_response(async |mut response: axum::response::Response| {
             response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
             response

@@ -82,20 +82,24 @@ fn chain_down(error: &ChainError) -> ApiError {
     ApiError::Degraded("the chain does not answer; no money moved".to_owned())
 }
 
-/// Verifies, reserves, waits for the pull, and has the provider serve.
+/// Verifies, reserves, waits for the pull, and has the provider serve. What is refused already is
+/// looked up only: it may have been taken before.
 pub(super) async fn settle(
     edge: &Edge,
     site: &Site,
     capability: &Capability,
     invocation: &Invocation,
     payment: &Payment,
+    refusal: Option<ApiError>,
 ) -> Result<Paid, ApiError> {
     let Auth::Payer = edge.auth;
     let content_hash = invocation.content_hash()?;
-    // Switched off: what was taken before is finished, nothing else is even looked at.
-    let verified = match site.intake.is_disabled() {
-        true => Err(disabled()),
-        false => verify(site, capability, payment),
+    // Refused or switched off: what was taken before is finished, nothing else is even looked at
+    //
+    let verified = match refusal {
+        Some(refusal) => Err(refusal),
+        None if site.intake.is_disabled() => Err(disabled()),
+        None => verify(site, capability, payment),
     };
     let settlement = match verified {
         Ok(authorization) => {
@@ -109,7 +113,7 @@ pub(super) async fn settle(
                 splitter_capability_id: capability.id,
                 terms: capability.terms,
                 agent_id: agent_id(authorization.payer()),
-                request_id: invocation.id.clone(),
+                request_id: invocation.request_id().to_owned(),
                 content_hash,
                 payment_hash: payment.hash,
                 authorization,
@@ -118,7 +122,8 @@ pub(super) async fn settle(
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
-            taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
+            let taken = taken_before(site, payment, invocation.request_id(), content_hash).await?;
+            taken.ok_or(refusal)?
         }
     };
     let settlement = wait_for_pull(site, settlement).await?;
@@ -155,16 +160,18 @@ async fn taken_before(
         {
             Ok(Some(known))
         }
-        Some(known) => Err(reused(&known)),
+        Some(known) => Err(reused(&known, &agent_id(signed.from))),
         None => Ok(None),
     }
 }
 
-fn reused(known: &Settlement) -> ApiError {
+/// The authorization belongs to another request. Whose is not told to strangers (C-51).
+fn reused(known: &Settlement, agent_id: &str) -> ApiError {
+    let own = known.agent_id.as_deref() == Some(agent_id);
     ApiError::SettlementReused {
         tx_hash: known.pull.map(|pull| pull.tx_hash),
-        request_id: known.request_id.clone(),
-        settled_at: known.settled_at,
+        request_id: known.request_id.clone().filter(|_| own),
+        settled_at: known.settled_at.filter(|_| own),
     }
 }
 
@@ -176,17 +183,6 @@ fn verify(
 ) -> Result<Authorization<Verified>, ApiError> {
     if payment.network != site.network {
         return Err(invalid(Subcause::NetworkMismatch, "signed for another network"));
-    }
-    if let Some(accepted) = &payment.accepted {
-        if accepted.asset != site.splitter.asset {
-            return Err(invalid(Subcause::AssetMismatch, "another token than the one asked for"));
-        }
-        if accepted.pay_to != site.splitter.address {
-            return Err(invalid(Subcause::PaytoMismatch, "another payee than the Splitter"));
-        }
-        if accepted.amount != capability.price.micro().to_string() {
-            return Err(invalid(Subcause::AmountMismatch, "another price than the one asked for"));
-        }
     }
     let Some(head) = site.heads.latest() else {
         return Err(ApiError::Degraded("no head of the chain was seen yet".to_owned()));
@@ -301,7 +297,15 @@ fn answer(
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
         Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
-        Reservation::NonceReused(settlement) => Err(reused(&settlement)),
+        // It was shown for another capability, and no money moved (C-46).
+        Reservation::NonceReused(known)
+            if known.status == Status::Released
+                && known.splitter_capability_id != Some(new.splitter_capability_id) =>
+        {
+            let why = "the authorization was given for another capability";
+            Err(invalid(Subcause::BindingViolation, why))
+        }
+        Reservation::NonceReused(known) => Err(reused(&known, &new.agent_id)),
         Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
 }

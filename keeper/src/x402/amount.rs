@@ -120,6 +120,7 @@ impl fmt::Display for MicroUsdc {
 mod tests {
     use super::*;
 
+    ///
     #[test]
     fn prices_are_exact() {
         for (text, micro) in [

@@ -14,17 +14,22 @@ pub enum Subcause {
     AmountMismatch,
     /// `to` is not the Splitter.
     PaytoMismatch,
-    /// Signed for another network.
+    /// Signed for another network than the client names.
     NetworkMismatch,
     /// Another token than the one asked for.
     AssetMismatch,
-    /// Outside its time window, or too close to its end to be settled.
+    /// Outside its time window, or too close to its end to be settled; or accepted on terms that are
+    /// not offered any more.
     Expired,
     /// The chain has the authorization nonce as used or cancelled, and the ledger knows nothing
     /// of it (C-45).
     NonceReused,
     /// Scheme is not `exact`, or an unknown version.
     UnsupportedScheme,
+    /// The action takes x402, but not on the network that the client names.
+    NetworkUnsupported,
+    /// The authorization was shown for another capability before, and was not settled (C-46).
+    BindingViolation,
     /// The header is longer than 8 KB.
     HeaderTooLarge,
     /// More than one payment header.
@@ -52,6 +57,8 @@ impl Subcause {
             Self::Expired => "expired",
             Self::NonceReused => "nonce_reused",
             Self::UnsupportedScheme => "unsupported_scheme",
+            Self::NetworkUnsupported => "network_unsupported",
+            Self::BindingViolation => "payment_capability_binding_violation",
             Self::HeaderTooLarge => "header_too_large",
             Self::DuplicatePaymentHeader => "duplicate_payment_header",
             Self::PayloadDecodeError => "payload_decode_error",

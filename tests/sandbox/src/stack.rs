@@ -277,6 +277,7 @@ first_block = 0
 namespace = "demo"
 action = "echo"
 price = "$0.20"
+payment_methods = ["x402"]
 description = "Answers with what it was sent"
 provider = "{provider}"
 endpoint = "{endpoint}"

@@ -8,6 +8,7 @@ const CATALOGUE: &str = r#"
     namespace = "demo"
     action = "echo"
     price = "$0.20"
+    payment_methods = ["x402"]
     description = "Echoes"
     provider = "0x1111111111111111111111111111111111111111"
     endpoint = "https://provider.example/echo"
@@ -55,16 +56,30 @@ fn a_key_of_a_facilitator_is_refused() {
     }
 }
 
+/// R-006.
 #[test]
 fn wrong_ones_say_what_to_change() {
     let good = include_str!("../../../../docs/examples/minimal.toml");
     let signing = |line: &str| format!("[chain.signing]\n{line}\n[[splitter]]");
+    let upstream = |url: &str, timeout: &str| {
+        format!(
+            "[upstream]\nurl = \"{url}\"\ntopup_url = \"https://a.example/topup\"\n\
+             timeout = \"{timeout}\"\n[http]"
+        )
+    };
     let refunds = |line: &str| format!("[refunds]\n{line}\n[[splitter]]");
     for (from, to, expected) in [
         ("database", "databse", "databse"),
         ("id = 84532", "id = 1", "chain 1 is not Base"),
         ("id = 84532", "id = 8453", "test_mode = true is not for chain 8453"),
         ("test_mode = true", "", "with test_mode = true only"),
+        (
+            "[http]",
+            &upstream("ftp://a.example", "30s"),
+            "upstream.url ftp://a.example/ must be https",
+        ),
+        ("[http]", &upstream("https://hub.example/v2", "30s"), "calls would come back"),
+        ("[http]", &upstream("https://a.example", "6m"), "between 1s and 5m"),
         ("[http]", "[http]\nsettle_timeout = \"0s\"", "at least 1s"),
         ("id = 84532", "id = 84532\nws = \"http://localhost\"", "ws must be wss"),
         ("id = 84532", "id = 84532\nmax_silence = \"9s\"", "max_silence must be at least 10s"),
