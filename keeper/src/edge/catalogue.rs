@@ -14,7 +14,7 @@ use serde::Deserialize;
 use std::{collections::BTreeSet, env, path::Path, time::Duration};
 use url::Url;
 
-use super::Capability;
+use super::{Capability, Tier};
 
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -70,6 +70,8 @@ struct Entry {
     split_bps: [u16; 3],
     endpoint: Url,
     hmac_secret: String,
+    #[serde(default)]
+    trust_tier_required: Tier,
     #[serde(default)]
     idempotent: bool,
     #[serde(default = "default_timeout", with = "humantime_serde")]
@@ -153,6 +155,7 @@ impl Entry {
             description: self.description,
             terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
+            trust_tier_required: self.trust_tier_required,
             idempotent: self.idempotent,
             timeout: self.timeout,
         })
@@ -225,6 +228,7 @@ mod tests {
             ("MDEyMzQ1Njc4OWFiY2RlZg==", "$NO_SUCH_VARIABLE", "no variable NO_SUCH_VARIABLE"),
             ("description", "descripton", "unknown field"),
             ("hmac_secret", "split_bps = [1, 2, 3]\nhmac_secret", "sums to 6"),
+            ("hmac_secret", "trust_tier_required = \"lead\"\nhmac_secret", "unknown variant"),
             ("hmac_secret", "timeout = \"1h\"\nhmac_secret", "between 1s and 5m"),
         ] {
             let error = load(&GOOD.replace(from, to)).unwrap_err();

@@ -1,6 +1,6 @@
 //! The JECP envelope of a call (S01 3.2).
 
-use super::error::ApiError;
+use super::{agent::Mandate, error::ApiError};
 use alloy::primitives::B256;
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,8 +9,7 @@ use sha2::{Digest, Sha256};
 /// Largest body (S01 7).
 pub(super) const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 
-/// A call. Fields that this release does not enforce, a mandate with its budget above all, are
-/// refused rather than ignored.
+/// A call. Fields that this release does not know are refused rather than ignored.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Invocation {
@@ -19,6 +18,7 @@ pub(super) struct Invocation {
     pub(super) capability: String,
     pub(super) action: String,
     pub(super) input: Value,
+    pub(super) mandate: Option<Mandate>,
 }
 
 impl Invocation {
@@ -61,7 +61,7 @@ impl Invocation {
         self.capability.split_once('/').map_or(self.capability.as_str(), |(namespace, _)| namespace)
     }
 
-    /// SHA-256 of capability, action and input in canonical form (R-090): what must be equal for a
+    /// SHA-256 of capability, action, input in canonical form and provenance (R-090): what must be equal for a
     /// repeated call to be the same call.
     pub(super) fn content_hash(&self) -> Result<B256, ApiError> {
         let input = serde_json_canonicalizer::to_vec(&self.input)
@@ -72,6 +72,9 @@ impl Invocation {
         hasher.update(&self.action);
         hasher.update("|");
         hasher.update(input);
+        hasher.update("|");
+        let provenance = self.mandate.as_ref().and_then(|it| it.provenance_hash.as_deref());
+        hasher.update(provenance.unwrap_or(""));
         Ok(B256::from_slice(&hasher.finalize()))
     }
 }
@@ -106,6 +109,24 @@ mod tests {
         );
     }
 
+    /// R-090: a provenance is content; the rest of a mandate is not, so that it can be renewed.
+    #[test]
+    fn a_provenance_is_content() {
+        let hash = |mandate: Value| {
+            let mut call = body();
+            call["mandate"] = mandate;
+            parse(&call).unwrap().content_hash().unwrap()
+        };
+        let plain = parse(&body()).unwrap().content_hash().unwrap();
+        assert_eq!(hash(json!({"budget_usdc": 1})), plain);
+        let one = hash(json!({"provenance_hash": "v2:1"}));
+        assert_ne!(one, plain);
+        assert_ne!(one, hash(json!({"provenance_hash": "v2:2"})));
+        assert_eq!(one, hash(json!({"provenance_hash": "v2:1", "budget_usdc": 2})));
+        let known = Sha256::digest(r#"demo/echo|echo|{"a":"x","b":1}|v2:1"#);
+        assert_eq!(one, B256::from_slice(&known));
+    }
+
     #[test]
     fn names() {
         let mut call = body();
@@ -127,7 +148,8 @@ mod tests {
         assert_eq!(change("jecp", "2.0".into()), Err("UNSUPPORTED_VERSION"));
         assert_eq!(change("id", "abc".into()), Err("INVALID_REQUEST"));
         assert_eq!(change("id", "a b c".into()), Err("INVALID_REQUEST"));
-        assert_eq!(change("mandate", json!({"budget_usdc": 1})), Err("INVALID_REQUEST"));
+        assert_eq!(change("mandate", json!({"budget_usdc": 1001})), Err("INVALID_REQUEST"));
+        assert_eq!(change("mandate", json!({"budget_total_usdc": 1})), Err("INVALID_REQUEST"));
         assert_eq!(
             Invocation::parse(Some("text/plain"), b"{}").map(drop).map_err(|e| e.code()),
             Err("UNSUPPORTED_MEDIA_TYPE")

@@ -1,6 +1,7 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
+use super::agent::Refusal;
 use crate::{
     lifecycle::{Failure, Status},
     x402::Subcause,
@@ -30,6 +31,8 @@ pub(super) enum ApiError {
     CapabilityNotFound,
     /// Its capability is sold, but not this action of it.
     ActionNotFound,
+    /// The agent may not make this call.
+    Agent(Refusal),
     /// The payment is no good; no money moved.
     PaymentInvalid {
         /// Why, in the closed registry.
@@ -94,6 +97,7 @@ impl ApiError {
             Self::TooLarge => "INPUT_TOO_LARGE",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
             Self::ActionNotFound => "ACTION_NOT_FOUND",
+            Self::Agent(refusal) => refusal.code(),
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
             Self::NotAccepted(_) => "X402_NOT_ACCEPTED",
             Self::SettlementReused { .. } => "X402_SETTLEMENT_REUSED",
@@ -113,6 +117,7 @@ impl ApiError {
             Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
+            Self::Agent(refusal) => refusal.status(),
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
@@ -136,6 +141,7 @@ impl ApiError {
             Self::TooLarge => "the body is larger than 10 MB".to_owned(),
             Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
             Self::ActionNotFound => "this capability has no such action here".to_owned(),
+            Self::Agent(refusal) => refusal.message(),
             // A used authorization may have moved money, to us or to nobody.
             Self::PaymentInvalid { subcause: Subcause::NonceReused, message, .. } => {
                 format!("the payment was refused: {message}")
@@ -191,6 +197,7 @@ impl ApiError {
 
     fn details(&self) -> Value {
         match self {
+            Self::Agent(refusal) => refusal.details(),
             Self::PaymentInvalid { subcause, tx_hash, .. } => {
                 json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
@@ -223,6 +230,7 @@ impl ApiError {
 
     fn next_action(&self) -> Value {
         match self {
+            Self::Agent(refusal) => refusal.next_action(),
             Self::UnsupportedMediaType
             | Self::InvalidRequest(_)
             | Self::UnsupportedVersion
@@ -258,6 +266,7 @@ impl ApiError {
 
     const fn retry_after(&self) -> Option<u64> {
         match self {
+            Self::Agent(refusal) => refusal.retry_after(),
             Self::Pending { .. } => Some(RETRY_SOON),
             Self::Degraded(_) | Self::Held(_) | Self::NotSold => Some(RETRY_LATER),
             Self::Provider(Failure::Unavailable, _) => Some(RETRY_LATER),

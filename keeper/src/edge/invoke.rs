@@ -1,7 +1,8 @@
 //! `POST /v1/invoke`: unpaid calls are told the price, paid calls are settled and served.
 
 use super::{
-    Edge, Site, TrustRoot,
+    Edge, Site, Tier, TrustRoot,
+    agent::Caller,
     capability::{Capability, Registration},
     envelope::{Invocation, MAX_BODY_BYTES},
     error::ApiError,
@@ -48,6 +49,7 @@ async fn answer(
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let invocation = Invocation::parse(content_type, &body)?;
     *id = Some(invocation.id.clone());
+    let caller = Caller::identify(edge, headers, &invocation).await?;
     let capability = edge
         .catalogue
         .all()
@@ -58,6 +60,7 @@ async fn answer(
         let sold = all.any(|other| other.namespace == invocation.namespace());
         return Err(if sold { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound });
     };
+    caller.admit(edge, capability).await?;
 
     let payment = payment_header(headers)?;
     let Some(site) = edge.health.site() else {
@@ -67,6 +70,7 @@ async fn answer(
         });
     };
     let Some((version, value)) = payment else {
+        caller.afford(capability.price)?;
         // Nobody shall sign what would not be taken. There is no other way to pay yet, so that a 402
         // would offer nothing.
         if let Some(shut) = site.intake.shut() {
@@ -87,17 +91,19 @@ async fn answer(
             tx_hash: None,
         }
     })?;
+    caller.afford(capability.price)?;
     // The work goes on when the caller hangs up: what is paid must be served and stored.
     let work = {
-        let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+        let (edge, site, caller) = (Arc::clone(edge), Arc::clone(&site), caller.clone());
         let (capability, invocation) = (capability.clone(), invocation.clone());
-        async move { settle(&edge, &site, &capability, &invocation, &payment).await }
+        async move { settle(&edge, &site, &caller, &capability, &invocation, &payment).await }
     };
     let paid = edge.work.spawn(work).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
         ApiError::Pending { status: Status::SettlePending, tx_hash: None }
     })??;
-    completed(&site, edge, &invocation, version, &paid, started)
+    let tier = caller.tier(&site, paid.payer).await;
+    completed(&site, edge, &invocation, version, &paid, (tier, started))
 }
 
 /// The one payment header of a call, if it has any. Two are refused, whatever their spelling
@@ -172,7 +178,7 @@ fn completed(
     invocation: &Invocation,
     version: Version,
     paid: &Paid,
-    started: Instant,
+    (tier, started): (Tier, Instant),
 ) -> Result<Response, ApiError> {
     let receipt =
         Receipt { transaction: paid.pull.tx_hash, network: site.network, payer: paid.payer };
@@ -203,8 +209,7 @@ fn completed(
         "execution": {
             "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "engine": "x402-keeper",
-            // Without accounts nobody has a history.
-            "trust_tier": "bronze",
+            "trust_tier": tier,
         },
     });
     let mut response = Json(body).into_response();

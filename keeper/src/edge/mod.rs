@@ -4,6 +4,7 @@
 //! It is up before anything else is, and says why it cannot sell yet.
 
 mod admin;
+mod agent;
 mod capability;
 mod catalogue;
 mod delivery;
@@ -17,12 +18,13 @@ mod site;
 mod trace;
 
 pub use admin::AdminToken;
+pub use agent::{AgentPrefix, ApiKey, Auth, CallsPerMinute, Credentials, KeySecret, Tier};
 pub use capability::{Capability, Registration, Registrations};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
-pub use site::{Auth, Site};
+pub use site::Site;
 
 use crate::metrics::Metrics;
 use axum::{
@@ -49,6 +51,8 @@ pub struct Edge {
     pub admin_token: Option<AdminToken>,
     /// Who an agent is.
     pub auth: Auth,
+    /// How often it may call.
+    pub calls_per_minute: CallsPerMinute,
     /// What is sold.
     pub catalogue: Catalogue,
     /// How the daemon is.

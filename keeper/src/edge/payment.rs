@@ -1,7 +1,8 @@
 //! From a decoded payment to a paid and served call.
 
 use super::{
-    Auth, Edge, Site,
+    Edge, Site,
+    agent::Caller,
     capability::{Capability, Registration},
     delivery::deliver,
     envelope::Invocation,
@@ -84,11 +85,11 @@ fn chain_down(error: &ChainError) -> ApiError {
 pub(super) async fn settle(
     edge: &Edge,
     site: &Site,
+    caller: &Caller,
     capability: &Capability,
     invocation: &Invocation,
     payment: &Payment,
 ) -> Result<Paid, ApiError> {
-    let Auth::Payer = edge.auth;
     let content_hash = invocation.content_hash()?;
     // Switched off: what was taken before is finished, nothing else is even looked at.
     let verified = match site.intake.is_disabled() {
@@ -97,6 +98,8 @@ pub(super) async fn settle(
     };
     let settlement = match verified {
         Ok(authorization) => {
+            let request = (invocation.id.as_str(), authorization.payer());
+            caller.admit_payer(edge, site, capability, request).await?;
             let new = NewSettlement {
                 chain_id: site.network.chain_id(),
                 splitter: site.splitter.address,
@@ -106,7 +109,7 @@ pub(super) async fn settle(
                 capability_id: capability.name(),
                 splitter_capability_id: capability.id,
                 terms: capability.terms,
-                agent_id: agent_id(authorization.payer()),
+                agent_id: caller.agent_id(authorization.payer()),
                 request_id: invocation.id.clone(),
                 content_hash,
                 payment_hash: payment.hash,
@@ -116,21 +119,18 @@ pub(super) async fn settle(
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
-            taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
+            let known = taken_before(site, caller, payment, &invocation.id, content_hash).await?;
+            known.ok_or(refusal)?
         }
     };
     let settlement = wait_for_pull(site, settlement).await?;
     deliver(edge, site, capability, invocation, &settlement).await
 }
 
-/// The paying address is the agent.
-fn agent_id(payer: Address) -> String {
-    payer.to_string().to_lowercase()
-}
-
 /// The settlement that took this very payment for this very request before.
 async fn taken_before(
     site: &Site,
+    caller: &Caller,
     payment: &Payment,
     request_id: &str,
     content_hash: B256,
@@ -149,7 +149,12 @@ async fn taken_before(
     match found.await.map_err(|error| ledger_down(&error))? {
         Some(known) if known.status.is_void() => Ok(None),
         Some(known)
-            if known.is_of(&agent_id(signed.from), request_id, content_hash, payment.hash) =>
+            if known.is_of(
+                &caller.agent_id(signed.from),
+                request_id,
+                content_hash,
+                payment.hash,
+            ) =>
         {
             Ok(Some(known))
         }
