@@ -79,7 +79,11 @@ fn wrong_ones_say_what_to_change() {
         ("[http]", "[http]\nagent_key_secret = \"guess\"", "at least 32 characters"),
         ("[http]", "[http]\nagent_key_secret = \"$NO_SUCH\"", "no variable NO_SUCH"),
         ("[http]", "[http]\nagent_prefix = \"A\"", "2 to 8 lower-case letters"),
-        ("[http]", "[http]\ncalls_per_minute = { gold = 0 }", "calls_per_minute must be at least 1"),
+        (
+            "[http]",
+            "[http]\ncalls_per_minute = { gold = 0 }",
+            "calls_per_minute must be at least 1",
+        ),
         ("[http]", "[http]\nadmin_token = \"guess\"", "at least 20 characters"),
         ("\"https://sepolia.base.org\"", "", "has no rpc endpoint"),
         ("id = 84532", "id = 84532\nconfirmations = 0", "begin at 1"),

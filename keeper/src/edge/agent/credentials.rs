@@ -34,9 +34,8 @@ impl TryFrom<String> for KeySecret {
     /// The secret itself, or "$NAME" for one in the environment.
     fn try_from(text: String) -> Result<Self, String> {
         let secret = match text.strip_prefix('$') {
-            Some(name) => env::var(name).map_err(|_| {
-                format!("agent_key_secret: the environment has no variable {name}")
-            })?,
+            Some(name) => env::var(name)
+                .map_err(|_| format!("agent_key_secret: the environment has no variable {name}"))?,
             None => text,
         };
         if secret.len() < MIN_SECRET {
@@ -152,10 +151,7 @@ impl Credentials {
     }
 
     /// Those of a call: of the mandate, else of the headers (S02 4.3).
-    pub(super) fn of_call(
-        headers: &HeaderMap,
-        mandate: Option<&Mandate>,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn of_call(headers: &HeaderMap, mandate: Option<&Mandate>) -> Result<Self, Refusal> {
         let agent_id = match mandate.and_then(|mandate| mandate.agent_id.clone()) {
             Some(agent_id) => agent_id,
             None => only(headers, X_AGENT_ID)?,
@@ -226,8 +222,15 @@ mod tests {
         for prefix in ["a", "ninechars", "Acme", "ac-me", ""] {
             AgentPrefix::try_from(prefix.to_owned()).unwrap_err();
         }
-        for wrong in ["", "ag", "keeper_ak_0123456789abcdef", "keeper_ag_short", "k_ag_0123456789abcdef",
-            "keeper_ag_0123456789abcdef_", "keeper_ag_0123456789abcde\0"] {
+        for wrong in [
+            "",
+            "ag",
+            "keeper_ak_0123456789abcdef",
+            "keeper_ag_short",
+            "k_ag_0123456789abcdef",
+            "keeper_ag_0123456789abcdef_",
+            "keeper_ag_0123456789abcde\0",
+        ] {
             assert!(!is_name(wrong, "ag"), "{wrong}");
         }
     }
@@ -267,9 +270,8 @@ mod tests {
             let found = Credentials::of_call(&headers, Some(&mandate)).unwrap();
             assert!(found.agent_id.starts_with("acme_ag_"));
         }
-        let refused = |all: &[(&'static str, &str)]| {
-            Credentials::of_call(&headers(all), None).err().unwrap()
-        };
+        let refused =
+            |all: &[(&'static str, &str)]| Credentials::of_call(&headers(all), None).err().unwrap();
         assert_eq!(refused(&[]), Refusal::Missing);
         assert_eq!(refused(&[("x-agent-id", AGENT)]), Refusal::Missing);
         assert_eq!(refused(&[("x-api-key", KEY)]), Refusal::Missing);

@@ -27,7 +27,6 @@ use crate::{
 use alloy::primitives::Address;
 use axum::http::HeaderMap;
 use chrono::Utc;
-use mandate::Mandate as Limits;
 use provenance::Mismatch;
 use rate::{Limited, WINDOW};
 
@@ -75,7 +74,8 @@ impl Caller {
             (Auth::Payer, None) => return Ok(Self::Payer),
             // Its limits could not be kept for nobody.
             (Auth::Payer, Some(_)) => {
-                let why = "mandate: this hub has no accounts; leave it out, and limit what you sign";
+                let why =
+                    "mandate: this hub has no accounts; leave it out, and limit what you sign";
                 return Err(ApiError::InvalidRequest(why.to_owned()));
             }
         };
@@ -104,7 +104,7 @@ impl Caller {
                 return Err(Refusal::Provenance(Mismatch::NonceReplay).into());
             }
         }
-        let budget = mandate.and_then(|Limits { budget_usdc, .. }| *budget_usdc);
+        let budget = mandate.and_then(|mandate| mandate.budget_usdc);
         Ok(Self::Agent(Agent { id: agent_id, tier, budget }))
     }
 

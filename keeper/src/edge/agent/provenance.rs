@@ -75,8 +75,8 @@ pub(super) fn verify(
     }
     let tag = alloy::hex::decode(tag).map_err(|_| Mismatch::WireMalformed)?;
     let message = format!("{agent_id}:{timestamp}:{nonce}");
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes())
-        .map_err(|_| Mismatch::HmacMismatch)?;
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key.as_bytes()).map_err(|_| Mismatch::HmacMismatch)?;
     mac.update(message.as_bytes());
     // In constant time.
     mac.verify_slice(&tag).map_err(|_| Mismatch::HmacMismatch)?;

@@ -58,12 +58,7 @@ pub(in crate::edge) struct Limited {
 
 impl Limited {
     /// `blocking` is the oldest call that must leave the window first.
-    pub(super) fn new(
-        tier: Tier,
-        limit: u32,
-        blocking: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Self {
+    pub(super) fn new(tier: Tier, limit: u32, blocking: DateTime<Utc>, now: DateTime<Utc>) -> Self {
         let reset_at = blocking.checked_add_signed(WINDOW).unwrap_or(now);
         let left = reset_at.signed_duration_since(now).num_milliseconds();
         let seconds = left.saturating_add(999).div_euclid(1_000);
