@@ -26,7 +26,7 @@ async fn serve(hub: &Hub, agent_id: &str, from: u64, calls: u64) {
         "{numbers} INSERT INTO x402_settlements (id, trace_id, chain_id, asset, payer, eip3009_nonce,
             pay_to, amount_usdc_micro, valid_after, valid_before, kind, mode, agent_id, request_id,
             status, keeper_state, reserved_at)
-        SELECT {id}, {hash}, 1, '{address}', '{address}', {hash}, '{address}', 1, 1, 2, 'capability',
+        SELECT {id}, {hash}, 1, '{address}', '{address}', {hash}, '{address}', 1, 1, 2, 'pass_through',
             'self', '{agent_id}', {id}, 'failed', 'none', {now} FROM numbers"
     );
     tamper(&hub.database, &settlements).await.unwrap();

@@ -58,7 +58,7 @@ async fn nothing_is_said_of_a_payment_before_its_signature_is_checked() {
     assert_eq!((other.status, other.code()), (409, "X402_SETTLEMENT_REUSED"));
 }
 
-/// The same while the hub takes no payments: the switch is not a way around the signature.
+/// the same while the hub takes no payments: the switch is not a way around the signature.
 #[tokio::test]
 async fn nor_while_payments_are_switched_off() {
     let stack = stack("payer_off", StackOptions::default()).await;
