@@ -57,7 +57,9 @@ pub(super) async fn hubs() -> &'static [Hub; 2] {
 }
 
 async fn start(name: &str, postgres: Option<String>) -> eyre::Result<Hub> {
-    let stack = stack(name, StackOptions::default()).await;
+    // A repeated call would count.
+    let options = StackOptions { settle_timeout: "60s", ..StackOptions::default() };
+    let stack = stack(name, options).await;
     let database = postgres.clone().unwrap_or_else(|| stack.sqlite());
     let accounts = |config: String| with_accounts(&config);
     let mut daemon = stack.spawn(&keeper(), &database, &[], accounts).await?;

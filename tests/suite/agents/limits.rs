@@ -156,12 +156,11 @@ async fn trust_is_earned_by_served_calls() {
             (200, &"silver".into()),
             "{paid:?}"
         );
-        for (calls, tier, limit) in [(399, "gold", 100), (1_500, "platinum", 500)] {
+        for (calls, tier) in [(399, "gold"), (1_500, "platinum")] {
             serve(hub, &agent.id, 2_000 + calls, calls).await;
             let draft = hub.draft().await;
             let paid = agent.call(url, &call(tier), Some(&draft.header())).await;
             assert_eq!(paid.body["execution"]["trust_tier"], tier, "{paid:?}");
-            assert!(limit > 30);
         }
     }
 }

@@ -96,7 +96,8 @@ async fn nor_while_payments_are_switched_off() {
 async fn a_payer_pays_so_often_in_any_minute() {
     let postgres = postgres().await;
     for database in [None, Some(postgres)] {
-        let stack = stack("payer_rate", StackOptions::default()).await;
+        let options = StackOptions { settle_timeout: "60s", ..StackOptions::default() };
+        let stack = stack("payer_rate", options).await;
         let database = database.unwrap_or_else(|| stack.sqlite());
         let change = |config: String| config.replacen("bronze = 1000000", "bronze = 2", 1);
         let mut daemon = stack.spawn(&keeper(), &database, &[], change).await.unwrap();

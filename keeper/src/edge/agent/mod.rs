@@ -86,13 +86,14 @@ impl Caller {
         let read = async {
             let mut tx = site.ledger.read().await?;
             let known = tx.agent_key(&agent_id).await?;
-            let tier = tier(&mut tx, &agent_id).await?;
-            Ok((known, tier))
+            // Nothing more is looked up for a guess.
+            if !secret.is_right(&agent_id, &api_key, known) {
+                return Ok(None);
+            }
+            tier(&mut tx, &agent_id).await.map(Some)
         };
-        let (known, tier) = read.await.map_err(|error| ledger_down(&error))?;
-        if !secret.is_right(&agent_id, &api_key, known) {
-            return Err(Refusal::Wrong.into());
-        }
+        let tier = read.await.map_err(|error: LedgerError| ledger_down(&error))?;
+        let tier = tier.ok_or(Refusal::Wrong)?;
         let now = Utc::now();
         if mandate.is_some_and(|mandate| mandate.is_expired(now)) {
             return Err(Refusal::Expired.into());
