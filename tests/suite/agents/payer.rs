@@ -72,8 +72,8 @@ async fn nor_while_payments_are_switched_off() {
     let mut unknown = Draft::new(&payer, stack.contracts.splitter);
     unknown.authorization.nonce = B256::random();
     crate::support::eventually("payments are off", || async {
-        invoke(&daemon.url, &call("off-2"), Some(&unknown.header())).await.subcause()
-            == "x402_disabled"
+        let answer = invoke(&daemon.url, &call("off-2"), Some(&forged(&unknown))).await;
+        answer.subcause() == "x402_disabled"
     })
     .await;
     let mut told = Vec::new();
