@@ -8,6 +8,9 @@ use alloy::primitives::{B256, U256};
 use sandbox::{PRICE_MICRO, StackOptions};
 use serde_json::Value;
 
+/// What else is wrong with a payment.
+type Change = fn(&mut Draft);
+
 /// A forged copy of a payment: all of it but the signature, one bit of which is another.
 fn forged(draft: &Draft) -> String {
     let mut signature = draft.signature();
@@ -24,7 +27,7 @@ async fn nothing_is_said_of_a_payment_before_its_signature_is_checked() {
     let known = Draft::new(&payer, hub.stack.contracts.splitter);
     let paid = invoke(&hub.daemon.url, &call("signed-for-1"), Some(&known.header())).await;
     assert_eq!(paid.status, 200, "{paid:?}");
-    let changes: [(&str, fn(&mut Draft)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("nothing", |_| {}),
         ("amount", |draft| draft.authorization.value = U256::from(1)),
         ("payee", |draft| draft.authorization.to = alloy::primitives::Address::ZERO),

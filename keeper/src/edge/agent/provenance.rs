@@ -25,7 +25,7 @@ pub(in crate::edge) enum Mismatch {
     /// The agent's clock is off by so many seconds; positive when it is ahead.
     ClockSkew(i64),
     /// Another key, agent, time or nonce.
-    HmacMismatch,
+    Hmac,
     /// It was used before.
     NonceReplay,
 }
@@ -37,7 +37,7 @@ impl Mismatch {
             Self::WireMalformed => "wire_malformed",
             Self::V1Unavailable => "v1_unavailable",
             Self::ClockSkew(_) => "clock_skew",
-            Self::HmacMismatch => "hmac_mismatch",
+            Self::Hmac => "hmac_mismatch",
             Self::NonceReplay => "nonce_replay",
         }
     }
@@ -75,11 +75,10 @@ pub(super) fn verify(
     }
     let tag = alloy::hex::decode(tag).map_err(|_| Mismatch::WireMalformed)?;
     let message = format!("{agent_id}:{timestamp}:{nonce}");
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.as_bytes()).map_err(|_| Mismatch::HmacMismatch)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).map_err(|_| Mismatch::Hmac)?;
     mac.update(message.as_bytes());
     // In constant time.
-    mac.verify_slice(&tag).map_err(|_| Mismatch::HmacMismatch)?;
+    mac.verify_slice(&tag).map_err(|_| Mismatch::Hmac)?;
     Ok(nonce.to_ascii_lowercase())
 }
 
@@ -223,7 +222,7 @@ mod tests {
             good.replacen(&NOW.to_string(), &(NOW + 1).to_string(), 1),
             good.replacen(nonce, "0123456789abcdef", 1),
         ] {
-            assert_eq!(check(&wire), Err(Mismatch::HmacMismatch), "{wire}");
+            assert_eq!(check(&wire), Err(Mismatch::Hmac), "{wire}");
         }
     }
 
@@ -238,7 +237,7 @@ mod tests {
             let other = if good.as_bytes()[at] == b'0' { "1" } else { "0" };
             let mut forged = good;
             forged.replace_range(at..=at, other);
-            prop_assert_eq!(check(&forged), Err(Mismatch::HmacMismatch));
+            prop_assert_eq!(check(&forged), Err(Mismatch::Hmac));
         }
     }
 }

@@ -68,7 +68,7 @@ impl Refusal {
                     Mismatch::WireMalformed => "does not have the form v2:<unix>:<nonce>:<hmac>",
                     Mismatch::V1Unavailable => "is of version 1, which ended on 2026-11-01",
                     Mismatch::ClockSkew(_) => "is not of now; look at your clock",
-                    Mismatch::HmacMismatch => "was not made with this key, for this agent",
+                    Mismatch::Hmac => "was not made with this key, for this agent",
                     Mismatch::NonceReplay => "was used before; each request needs one of its own",
                 };
                 format!("the mandate's provenance_hash {why}; nothing was done")
