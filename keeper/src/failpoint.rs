@@ -20,6 +20,8 @@ pub enum Point {
     Release,
     /// Commit: an identity is reserved and its pull handed over.
     Reserve,
+    /// Commit: a call of an agent is counted, or its provenance used up.
+    Admit,
     /// Commit: the provider is about to be called.
     BeginDelivery,
     /// Commit: what came of it.
@@ -102,6 +104,7 @@ words!(Point {
     Renew => "renew",
     Release => "release",
     Reserve => "reserve",
+    Admit => "admit",
     BeginDelivery => "begin_delivery",
     EndDelivery => "end_delivery",
     LoseDelivery => "lose_delivery",

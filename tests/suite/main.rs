@@ -9,6 +9,7 @@
 
 mod abi;
 mod accidents;
+mod agents;
 mod audit;
 mod booked;
 mod boot;

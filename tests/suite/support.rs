@@ -315,10 +315,16 @@ pub(crate) async fn send_as(stack: &Stack, from: Address, to: Address, call: imp
 
 /// Calls a hub, with or without payment.
 pub(crate) async fn invoke(url: &str, body: &Value, payment: Option<&str>) -> Answer {
+    let payment = payment.map(|payment| ("x-payment", payment));
+    invoke_with(url, body, payment.as_slice()).await
+}
+
+/// Calls a hub with headers of the test's own.
+pub(crate) async fn invoke_with(url: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
     let client = reqwest::Client::new();
     let mut request = client.post(format!("{url}/v1/invoke")).json(body);
-    if let Some(payment) = payment {
-        request = request.header("x-payment", payment);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let response = request.send().await.unwrap();
     Answer {

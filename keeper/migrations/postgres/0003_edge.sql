@@ -1,1 +1,36 @@
 -- The edge: who calls, what was refused, what is told to others.
+
+-- ------------------------------------------------------------------------------ agents
+
+-- An agent with credentials. Of its key only a keyed hash is kept. A row is revoked, never deleted.
+CREATE TABLE agents (
+    agent_id    TEXT        PRIMARY KEY CHECK (length(agent_id) BETWEEN 22 AND 80),
+    name        TEXT        NOT NULL,
+    key_hash    TEXT        NOT NULL CHECK (length(key_hash) = 66),
+    created_at  TIMESTAMPTZ NOT NULL,
+    revoked_at  TIMESTAMPTZ,
+    revoked_why TEXT,
+    CHECK ((revoked_at IS NULL) = (revoked_why IS NULL))
+);
+
+-- Nonces of provenances that were seen in the last minutes, in lower case. Pruned.
+CREATE TABLE provenance_nonces (
+    agent_id TEXT        NOT NULL REFERENCES agents (agent_id),
+    nonce    TEXT        NOT NULL CHECK (length(nonce) BETWEEN 16 AND 128),
+    seen_at  TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (agent_id, nonce)
+);
+CREATE INDEX provenance_nonces_seen ON provenance_nonces (agent_id, seen_at);
+
+-- Calls of agents within the last minute. Pruned.
+CREATE TABLE agent_calls (
+    id       BIGINT      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    agent_id TEXT        NOT NULL REFERENCES agents (agent_id),
+    at       TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX agent_calls_at ON agent_calls (agent_id, at);
+
+CREATE INDEX x402_settlements_agent ON x402_settlements (agent_id, reserved_at);
+
+CREATE TRIGGER agents_no_delete BEFORE DELETE ON agents FOR EACH ROW EXECUTE FUNCTION forbid();
+CREATE TRIGGER agents_no_truncate BEFORE TRUNCATE ON agents FOR EACH STATEMENT EXECUTE FUNCTION forbid();

@@ -1,1 +1,36 @@
 -- The edge: who calls, what was refused, what is told to others.
+
+-- ------------------------------------------------------------------------------ agents
+
+-- An agent with credentials. Of its key only a keyed hash is kept. A row is revoked, never deleted.
+CREATE TABLE agents (
+    agent_id    TEXT PRIMARY KEY CHECK (length(agent_id) BETWEEN 22 AND 80),
+    name        TEXT NOT NULL,
+    key_hash    TEXT NOT NULL CHECK (length(key_hash) = 66),
+    created_at  TEXT NOT NULL,
+    revoked_at  TEXT,
+    revoked_why TEXT,
+    CHECK ((revoked_at IS NULL) = (revoked_why IS NULL))
+) STRICT;
+
+-- Nonces of provenances that were seen in the last minutes, in lower case. Pruned.
+CREATE TABLE provenance_nonces (
+    agent_id TEXT NOT NULL REFERENCES agents (agent_id),
+    nonce    TEXT NOT NULL CHECK (length(nonce) BETWEEN 16 AND 128),
+    seen_at  TEXT NOT NULL,
+    PRIMARY KEY (agent_id, nonce)
+) STRICT;
+CREATE INDEX provenance_nonces_seen ON provenance_nonces (agent_id, seen_at);
+
+-- Calls of agents within the last minute. Pruned.
+CREATE TABLE agent_calls (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    agent_id TEXT NOT NULL REFERENCES agents (agent_id),
+    at       TEXT NOT NULL
+) STRICT;
+CREATE INDEX agent_calls_at ON agent_calls (agent_id, at);
+
+CREATE INDEX x402_settlements_agent ON x402_settlements (agent_id, reserved_at);
+
+CREATE TRIGGER agents_no_delete BEFORE DELETE ON agents
+BEGIN SELECT RAISE(ABORT, 'DELETE of agents is forbidden'); END;

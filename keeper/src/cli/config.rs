@@ -1,12 +1,16 @@
 //! The configuration file.
 
+mod agents;
 mod refunds;
 
+use agents::AuthKind;
 use refunds::Refunds;
 
 use crate::{
     chain,
-    edge::{AdminToken, Auth, Catalogue, UpstreamSettings, one_line},
+    edge::{
+        AdminToken, AgentPrefix, CallsPerMinute, Catalogue, KeySecret, UpstreamSettings, one_line,
+    },
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -72,7 +76,17 @@ pub(super) struct Http {
     pub(super) listen: SocketAddr,
     /// How agents reach it from outside.
     pub(super) public_url: Url,
-    pub(super) auth: Auth,
+    /// Who an agent is.
+    #[serde(default)]
+    auth: AuthKind,
+    /// Under which agents' keys are hashed.
+    pub(super) agent_key_secret: Option<KeySecret>,
+    /// Before the names of new agents.
+    #[serde(default)]
+    pub(super) agent_prefix: AgentPrefix,
+    /// How often an agent may call, by tier.
+    #[serde(default)]
+    pub(super) calls_per_minute: CallsPerMinute,
     /// Opens what only the operator may see; `KEEPER_ADMIN_TOKEN` overrides it.
     pub(super) admin_token: Option<AdminToken>,
     /// How long a call waits for its pull before it is told to ask again.
@@ -413,6 +427,7 @@ impl Config {
         if !self.test_mode && !real_money {
             return Err("Base Sepolia is sold on with test_mode = true only (S06 2.2)".to_owned());
         }
+        http.check_agents()?;
         if http.settle_timeout < MIN_SETTLE_TIMEOUT {
             return Err("http.settle_timeout must be at least 1s".to_owned());
         }

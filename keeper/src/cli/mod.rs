@@ -1,5 +1,6 @@
 //! The command line: composition of the rooms into programs.
 
+mod agents;
 mod audit;
 mod boot;
 mod config;
@@ -61,6 +62,8 @@ enum Command {
     Tx(tx::Tx),
     /// Show and move the switches, and what closes the intake.
     Flags(flags::Flags),
+    /// Give agents credentials, and take them away.
+    Agents(agents::Agents),
     /// Give back what agents paid for nothing.
     Refund(refund::RefundCommand),
     /// Everything of a provider in a month.
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
             Command::Import(import) => import.execute().await,
             Command::Tx(tx) => tx.execute().await,
             Command::Flags(flags) => flags.execute().await,
+            Command::Agents(agents) => agents.execute().await,
             Command::Refund(refund) => refund.execute().await,
             Command::Statement(statement) => statement.execute().await,
             Command::Db(db) => db.execute().await,

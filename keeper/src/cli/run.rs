@@ -65,7 +65,8 @@ impl Run {
         let edge = Arc::new(Edge {
             public_url: config.http.public_url.clone(),
             admin_token: config.http.admin_token.clone(),
-            auth: config.http.auth,
+            auth: config.http.auth()?,
+            calls_per_minute: config.http.calls_per_minute,
             catalogue,
             upstream: config.upstream.clone().map(Upstream::new).transpose()?,
             health,

@@ -1,6 +1,6 @@
 //! A capability for sale, and whether the Splitter knows it on the agreed terms.
 
-use super::InputSchema;
+use super::{InputSchema, Tier};
 use crate::{
     chain::{BlockTag, Chain, ChainError},
     splitter::{JecpSplitter, SplitTerms},
@@ -97,6 +97,8 @@ pub struct Capability {
     pub endpoint: Url,
     /// Shared secret for those calls.
     pub hmac_secret: Vec<u8>,
+    /// Agents of lower tiers may not call it.
+    pub trust_tier_required: Tier,
     /// Whether a call may be repeated when its outcome is unknown.
     pub idempotent: bool,
     /// How long the provider may take.

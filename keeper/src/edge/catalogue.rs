@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::{collections::BTreeSet, env, path::Path, sync::Arc, time::Duration};
 use url::Url;
 
-use super::{Capability, InputSchema, PaymentMethods, Sunset};
+use super::{Capability, InputSchema, PaymentMethods, Sunset, Tier};
 
 /// Longest answer time of a provider that an agent is made to wait for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -76,6 +76,8 @@ struct Entry {
     split_bps: [u16; 3],
     endpoint: Url,
     hmac_secret: String,
+    #[serde(default)]
+    trust_tier_required: Tier,
     #[serde(default)]
     idempotent: bool,
     input_schema: Option<Value>,
@@ -223,6 +225,7 @@ impl Entry {
             sunset,
             terms: SplitTerms { provider: self.provider, bps: self.split_bps },
             endpoint: self.endpoint,
+            trust_tier_required: self.trust_tier_required,
             idempotent: self.idempotent,
             timeout: self.timeout,
         })
@@ -373,6 +376,7 @@ mod tests {
             ("MDEyMzQ1Njc4OWFiY2RlZg==", "$NO_SUCH_VARIABLE", "no variable NO_SUCH_VARIABLE"),
             ("description", "descripton", "unknown field"),
             ("hmac_secret", "split_bps = [1, 2, 3]\nhmac_secret", "sums to 6"),
+            ("hmac_secret", "trust_tier_required = \"lead\"\nhmac_secret", "unknown variant"),
             ("hmac_secret", "timeout = \"1h\"\nhmac_secret", "between 1s and 5m"),
             ("[\"x402\"]", "[]", "one or both of"),
             ("[\"x402\"]", "[\"x402\", \"x402\"]", "one or both of"),

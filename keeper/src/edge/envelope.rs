@@ -1,6 +1,6 @@
 //! The JECP envelope of a call (S01 3.2).
 
-use super::{catalogue::is_word, error::ApiError};
+use super::{agent::Mandate, catalogue::is_word, error::ApiError};
 use alloy::primitives::B256;
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
@@ -18,8 +18,7 @@ const MAX_KEY: usize = 255;
 /// The header of that name.
 const IDEMPOTENCY_KEY: &str = "x-idempotency-key";
 
-/// A call. Fields that this release does not enforce, a mandate with its budget above all, are
-/// refused rather than ignored.
+/// A call. Fields that this release does not know are refused rather than ignored.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Invocation {
@@ -34,6 +33,7 @@ pub(super) struct Invocation {
     /// `X-Idempotency-Key`.
     #[serde(skip)]
     key: Option<String>,
+    pub(super) mandate: Option<Mandate>,
 }
 
 /// Whether a body is JSON by its header. None at all is tolerated (R-307).
@@ -119,7 +119,7 @@ impl Invocation {
         self.capability.split_once('/').map_or(self.capability.as_str(), |(namespace, _)| namespace)
     }
 
-    /// SHA-256 of capability, action and input in canonical form (R-090): what must be equal for a
+    /// SHA-256 of capability, action, input in canonical form and provenance (R-090): what must be equal for a
     /// repeated call to be the same call.
     pub(super) fn content_hash(&self) -> Result<B256, ApiError> {
         let input = serde_json_canonicalizer::to_vec(&self.input)
@@ -130,6 +130,9 @@ impl Invocation {
         hasher.update(&self.action);
         hasher.update("|");
         hasher.update(input);
+        hasher.update("|");
+        let provenance = self.mandate.as_ref().and_then(|it| it.provenance_hash.as_deref());
+        hasher.update(provenance.unwrap_or(""));
         Ok(B256::from_slice(&hasher.finalize()))
     }
 }
@@ -164,6 +167,24 @@ mod tests {
         );
     }
 
+    /// R-090: a provenance is content; the rest of a mandate is not, so that it can be renewed.
+    #[test]
+    fn a_provenance_is_content() {
+        let hash = |mandate: Value| {
+            let mut call = body();
+            call["mandate"] = mandate;
+            parse(&call).unwrap().content_hash().unwrap()
+        };
+        let plain = parse(&body()).unwrap().content_hash().unwrap();
+        assert_eq!(hash(json!({"budget_usdc": 1})), plain);
+        let one = hash(json!({"provenance_hash": "v2:1"}));
+        assert_ne!(one, plain);
+        assert_ne!(one, hash(json!({"provenance_hash": "v2:2"})));
+        assert_eq!(one, hash(json!({"provenance_hash": "v2:1", "budget_usdc": 2})));
+        let known = Sha256::digest(r#"demo/echo|echo|{"a":"x","b":1}|v2:1"#);
+        assert_eq!(one, B256::from_slice(&known));
+    }
+
     #[test]
     fn names() {
         let mut call = body();
@@ -185,7 +206,8 @@ mod tests {
         assert_eq!(change("jecp", "2.0".into()), Err("UNSUPPORTED_VERSION"));
         assert_eq!(change("id", "abc".into()), Err("INVALID_REQUEST"));
         assert_eq!(change("id", "a b c".into()), Err("INVALID_REQUEST"));
-        assert_eq!(change("mandate", json!({"budget_usdc": 1})), Err("INVALID_REQUEST"));
+        assert_eq!(change("mandate", json!({"budget_usdc": 1001})), Err("INVALID_REQUEST"));
+        assert_eq!(change("mandate", json!({"budget_total_usdc": 1})), Err("INVALID_REQUEST"));
         for name in ["Demo", "demo/", "/echo", "demo/echo/more", "1demo", "demo/e cho", ""] {
             assert_eq!(change("capability", name.into()), Err("INVALID_REQUEST"), "{name}");
         }

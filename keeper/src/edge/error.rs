@@ -2,6 +2,7 @@
 //! next.
 
 use super::{PaymentMethods, capability::Sunset, schema::Fault};
+use super::agent::Refusal;
 use crate::{
     lifecycle::{Failure, Status},
     x402::Subcause,
@@ -40,6 +41,8 @@ pub(super) enum ApiError {
         /// When, and who does its work.
         sunset: Sunset,
     },
+    /// The agent may not make this call.
+    Agent(Refusal),
     /// The payment is no good; no money moved.
     PaymentInvalid {
         /// Why, in the closed registry.
@@ -106,6 +109,7 @@ impl ApiError {
             Self::Deprecated { .. } => "CAPABILITY_DEPRECATED",
             Self::CapabilityNotFound => "CAPABILITY_NOT_FOUND",
             Self::ActionNotFound => "ACTION_NOT_FOUND",
+            Self::Agent(refusal) => refusal.code(),
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
             Self::NotAccepted(_) => "X402_NOT_ACCEPTED",
             Self::SettlementReused { .. } => "X402_SETTLEMENT_REUSED",
@@ -128,6 +132,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Deprecated { .. } => StatusCode::GONE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
+            Self::Agent(refusal) => refusal.status(),
             Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
@@ -156,6 +161,7 @@ impl ApiError {
             Self::Deprecated { capability, .. } => format!("{capability} is not sold any more"),
             Self::CapabilityNotFound => "nobody sells this capability here".to_owned(),
             Self::ActionNotFound => "this capability has no such action here".to_owned(),
+            Self::Agent(refusal) => refusal.message(),
             // A used authorization may have moved money, to us or to nobody.
             Self::PaymentInvalid { subcause: Subcause::NonceReused, message, .. } => {
                 format!("the payment was refused: {message}")
@@ -229,6 +235,7 @@ impl ApiError {
                 "sunset_at": sunset.at.to_rfc3339_opts(SecondsFormat::Secs, true),
                 "successor": sunset.successor,
             }),
+            Self::Agent(refusal) => refusal.details(),
             Self::PaymentInvalid { subcause, tx_hash, .. } => {
                 json!({"subcause": subcause.as_str(), "tx_hash": tx_hash})
             }
@@ -266,6 +273,7 @@ impl ApiError {
 
     fn next_action(&self, methods: Option<PaymentMethods>) -> Value {
         match self {
+            Self::Agent(refusal) => refusal.next_action(),
             Self::UnsupportedMediaType
             | Self::InvalidRequest(_)
             | Self::UnsupportedVersion
@@ -318,6 +326,7 @@ impl ApiError {
 
     const fn retry_after(&self) -> Option<u64> {
         match self {
+            Self::Agent(refusal) => refusal.retry_after(),
             Self::Pending { .. } => Some(RETRY_SOON),
             Self::Degraded(_) | Self::Held(_) | Self::NotSold => Some(RETRY_LATER),
             Self::Provider(Failure::Unavailable, _) => Some(RETRY_LATER),

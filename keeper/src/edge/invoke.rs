@@ -1,7 +1,8 @@
 //! `POST /v1/invoke`: unpaid calls are told the price, paid calls are settled and served.
 
 use super::{
-    Edge, PaymentMethods, Site, Sunset, TrustRoot,
+    Edge, PaymentMethods, Site, Sunset, Tier, TrustRoot,
+    agent::Caller,
     capability::{Capability, Registration},
     challenge::{Challenge, Tongue, header_text, usdc},
     envelope::{Invocation, MAX_BODY_BYTES, check_media_type},
@@ -83,8 +84,10 @@ async fn answer<'a>(
     let invocation = Invocation::parse(&body)?;
     asked.id = Some(invocation.id.clone());
     let invocation = Arc::new(invocation.keyed(headers)?);
+    let caller = Caller::identify(edge, headers, &invocation).await?;
     let capability = find(edge, &invocation)?;
     asked.capability = Some(capability);
+    caller.admit(edge, capability).await?;
     let call = Call { capability, invocation, headers, body };
 
     // What was taken is answered, whatever is refused by now: so a payment is read in any case.
@@ -92,7 +95,10 @@ async fn answer<'a>(
     let payment = match (payment_header(headers), refusal) {
         (Err(_), Some(refusal)) | (Ok(None), Some(refusal)) => return Err(refusal),
         (Err(error), None) => return Err(error),
-        (Ok(None), None) => return unpaid(edge, &call).await,
+        (Ok(None), None) => {
+            caller.afford(capability.price)?;
+            return unpaid(edge, &call).await;
+        }
         (Ok(Some(header)), refusal) => (header, refusal),
     };
     let ((version, header), refusal) = payment;
@@ -112,19 +118,23 @@ async fn answer<'a>(
         None if !site.intake.is_disabled() => offer.is_claimed_by(&payment).err().map(misclaimed),
         refusal => refusal,
     };
+    caller.afford(capability.price)?;
     // The work goes on when the caller hangs up: what is paid must be served and stored.
     let work = {
-        let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+        let (edge, site, caller) = (Arc::clone(edge), Arc::clone(&site), caller.clone());
         let (capability, invocation) = (capability.clone(), Arc::clone(&call.invocation));
         let payment = Arc::clone(&payment);
-        async move { settle(&edge, &site, &capability, &invocation, &payment, refusal).await }
+        async move {
+            settle(&edge, &site, &caller, &capability, &invocation, &payment, refusal).await
+        }
     };
     let settled = edge.work.spawn(work).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
         ApiError::Pending { status: Status::SettlePending, tx_hash: None }
     })?;
     let paid = settled.map_err(|error| elsewhere(&site, &payment, error))?;
-    completed(&site, edge, &call.invocation, version, &paid, started)
+    let tier = caller.tier(&site, paid.payer).await;
+    completed(&site, edge, &call.invocation, version, &paid, (tier, started))
 }
 
 /// What is called.
@@ -312,7 +322,7 @@ fn completed(
     invocation: &Invocation,
     version: Version,
     paid: &Paid,
-    started: Instant,
+    (tier, started): (Tier, Instant),
 ) -> Result<Response, ApiError> {
     let receipt =
         Receipt { transaction: paid.pull.tx_hash, network: site.network, payer: paid.payer };
@@ -343,8 +353,7 @@ fn completed(
         "execution": {
             "duration_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "engine": "x402-keeper",
-            // Without accounts nobody has a history.
-            "trust_tier": "bronze",
+            "trust_tier": tier,
         },
     });
     let mut response = Json(body).into_response();

@@ -4,6 +4,7 @@
 //! It is up before anything else is, and says why it cannot sell yet.
 
 mod admin;
+mod agent;
 mod capability;
 mod catalogue;
 mod challenge;
@@ -20,13 +21,14 @@ mod trace;
 mod upstream;
 
 pub use admin::AdminToken;
+pub use agent::{AgentPrefix, ApiKey, Auth, CallsPerMinute, Credentials, KeySecret, Tier};
 pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
 pub use schema::InputSchema;
-pub use site::{Auth, Site};
+pub use site::Site;
 pub use upstream::{Upstream, UpstreamSettings};
 
 use crate::metrics::Metrics;
@@ -62,6 +64,8 @@ pub struct Edge {
     pub admin_token: Option<AdminToken>,
     /// Who an agent is.
     pub auth: Auth,
+    /// How often it may call.
+    pub calls_per_minute: CallsPerMinute,
     /// What is sold.
     pub catalogue: Catalogue,
     /// How the daemon is.

@@ -1,7 +1,8 @@
 //! From a decoded payment to a paid and served call.
 
 use super::{
-    Auth, Edge, Site,
+    Edge, Site,
+    agent::Caller,
     capability::{Capability, Registration},
     delivery::deliver,
     envelope::Invocation,
@@ -87,12 +88,12 @@ fn chain_down(error: &ChainError) -> ApiError {
 pub(super) async fn settle(
     edge: &Edge,
     site: &Site,
+    caller: &Caller,
     capability: &Capability,
     invocation: &Invocation,
     payment: &Payment,
     refusal: Option<ApiError>,
 ) -> Result<Paid, ApiError> {
-    let Auth::Payer = edge.auth;
     let content_hash = invocation.content_hash()?;
     // Refused or switched off: what was taken before is finished, nothing else is even looked at
     //
@@ -103,6 +104,8 @@ pub(super) async fn settle(
     };
     let settlement = match verified {
         Ok(authorization) => {
+            let request = (invocation.id.as_str(), authorization.payer());
+            caller.admit_payer(edge, site, capability, request).await?;
             let new = NewSettlement {
                 chain_id: site.network.chain_id(),
                 splitter: site.splitter.address,
@@ -112,7 +115,7 @@ pub(super) async fn settle(
                 capability_id: capability.name(),
                 splitter_capability_id: capability.id,
                 terms: capability.terms,
-                agent_id: agent_id(authorization.payer()),
+                agent_id: caller.agent_id(authorization.payer()),
                 request_id: invocation.request_id().to_owned(),
                 content_hash,
                 payment_hash: payment.hash,
@@ -122,7 +125,8 @@ pub(super) async fn settle(
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
-            let taken = taken_before(site, payment, invocation.request_id(), content_hash).await?;
+            let request_id = invocation.request_id();
+            let taken = taken_before(site, caller, payment, request_id, content_hash).await?;
             taken.ok_or(refusal)?
         }
     };
@@ -130,14 +134,10 @@ pub(super) async fn settle(
     deliver(edge, site, capability, invocation, &settlement).await
 }
 
-/// The paying address is the agent.
-fn agent_id(payer: Address) -> String {
-    payer.to_string().to_lowercase()
-}
-
 /// The settlement that took this very payment for this very request before.
 async fn taken_before(
     site: &Site,
+    caller: &Caller,
     payment: &Payment,
     request_id: &str,
     content_hash: B256,
@@ -156,11 +156,16 @@ async fn taken_before(
     match found.await.map_err(|error| ledger_down(&error))? {
         Some(known) if known.status.is_void() => Ok(None),
         Some(known)
-            if known.is_of(&agent_id(signed.from), request_id, content_hash, payment.hash) =>
+            if known.is_of(
+                &caller.agent_id(signed.from),
+                request_id,
+                content_hash,
+                payment.hash,
+            ) =>
         {
             Ok(Some(known))
         }
-        Some(known) => Err(reused(&known, &agent_id(signed.from))),
+        Some(known) => Err(reused(&known, &caller.agent_id(signed.from))),
         None => Ok(None),
     }
 }

@@ -10,7 +10,6 @@ use crate::{
 };
 use alloy::primitives::Address;
 use chrono::TimeDelta;
-use serde::Deserialize;
 use std::time::Duration;
 use url::Url;
 
@@ -22,14 +21,6 @@ const MAX_CLOCK_SKEW: u64 = 600;
 const MAX_UNSIGNED: TimeDelta = TimeDelta::seconds(10);
 /// Blocks that the mirror may be behind the head while payments are taken.
 const MAX_LAG: u64 = 10;
-
-/// Who an agent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Auth {
-    /// The paying address, proven by its signature. No accounts.
-    Payer,
-}
 
 /// One Splitter that payments go to.
 #[derive(Debug)]

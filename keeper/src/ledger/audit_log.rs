@@ -60,6 +60,10 @@ pub enum Action {
     MismatchFlagged,
     /// Money came in that no payment asked for (R-127, C-33c).
     UnattributedBalance,
+    /// An agent got credentials.
+    AgentAdded,
+    /// Its key was taken away.
+    AgentRevoked,
 }
 
 words!(Action {
@@ -86,6 +90,8 @@ words!(Action {
     OrphanDetected => "x402.orphan_detected",
     MismatchFlagged => "x402.mismatch_flagged",
     UnattributedBalance => "x402.unattributed_balance",
+    AgentAdded => "x402.agent_added",
+    AgentRevoked => "x402.agent_revoked",
 });
 
 /// A line of the log.

@@ -7,7 +7,8 @@ use super::{
 use std::collections::BTreeMap;
 
 /// Tables before those that refer to them; any that is not listed follows, by name.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
+    "agents",
     "splitters",
     "x402_settlements",
     "deliveries",

@@ -2,9 +2,15 @@
 
 use super::{Result, Tx, query::fetch_all};
 
-/// The mirror, which follows reorgs, and limits that an operator takes back.
-const DELETED: [&str; 4] =
-    ["x402_pull_events", "payout_events", "splitter_events", "spending_limits"];
+/// The mirror, which follows reorgs, limits that an operator takes back, and what is counted of agents.
+const DELETED: [&str; 6] = [
+    "x402_pull_events",
+    "payout_events",
+    "splitter_events",
+    "spending_limits",
+    "provenance_nonces",
+    "agent_calls",
+];
 
 #[derive(sqlx::FromRow)]
 struct Relation {

@@ -7,6 +7,7 @@
 //! state moves by compare-and-set: a writer that lost a race gets [`LedgerError::Conflict`] and
 //! starts over from what it reads then.
 
+mod agents;
 mod audit_log;
 mod capability_holds;
 mod catalog;
@@ -52,6 +53,7 @@ mod totals;
 mod trace;
 mod verdict;
 
+pub use agents::AgentRecord;
 pub use audit_log::{Action, ActionRecord};
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
 pub use catalog::{Column, ColumnKind, Table};

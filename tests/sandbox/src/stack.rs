@@ -230,6 +230,8 @@ listen = "127.0.0.1:{listen}"
 public_url = "http://127.0.0.1:{listen}"
 auth = "payer"
 settle_timeout = "{settle_timeout}"
+# A test pays as often as it likes.
+calls_per_minute = {{ bronze = 1000000 }}
 
 [[chain]]
 id = 84532

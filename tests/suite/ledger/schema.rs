@@ -16,9 +16,17 @@ const APPEND_ONLY: [&str; 9] = [
     "audit_log",
     "token_sightings",
 ];
-/// Tables whose rows may be deleted: the mirror, how far it is, and limits that are taken back.
-const DELETABLE: [&str; 5] =
-    ["cursors", "payout_events", "spending_limits", "splitter_events", "x402_pull_events"];
+/// Tables whose rows may be deleted: the mirror, how far it is, limits that are taken back, and what is
+/// counted of agents.
+const DELETABLE: [&str; 7] = [
+    "agent_calls",
+    "cursors",
+    "payout_events",
+    "provenance_nonces",
+    "spending_limits",
+    "splitter_events",
+    "x402_pull_events",
+];
 
 /// The first column of a query, as text.
 async fn texts(url: &str, sql: &str) -> Vec<String> {
