@@ -6,6 +6,7 @@
 mod admin;
 mod capability;
 mod catalogue;
+mod checks;
 mod delivery;
 mod envelope;
 mod error;
