@@ -7,6 +7,7 @@ use refunds::Refunds;
 use crate::{
     chain,
     edge::{AdminToken, Auth, Catalogue, one_line},
+    eip3009::MULTICALL3,
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -112,6 +113,9 @@ pub(super) struct Chain {
     /// Most transactions of one key that are under way and not mined.
     #[serde(default = "default_max_pending")]
     pub(super) max_pending: u64,
+    /// Contracts that may deploy a payer in its first payment (ERC-6492).
+    #[serde(default)]
+    pub(super) signature_factories: Vec<Address>,
     /// What each signer may spend.
     #[serde(default)]
     pub(super) spending: Spending,
@@ -170,6 +174,20 @@ impl Spending {
 }
 
 impl Chain {
+    /// Some contracts are no factories: what they are called with would not deploy anybody.
+    fn check_factories(&self) -> Result<(), String> {
+        let usdc = Network::from_chain_id(self.id).map(|network| network.usdc().address);
+        let others = [Some(Address::ZERO), Some(MULTICALL3), usdc];
+        let wrong = |factory: &&Address| others.contains(&Some(**factory));
+        match self.signature_factories.iter().find(wrong) {
+            None => Ok(()),
+            Some(factory) => Err(format!(
+                "chain {}: {factory} in signature_factories is no wallet factory",
+                self.id
+            )),
+        }
+    }
+
     /// For the chain's client.
     pub(super) fn hints(&self) -> chain::Hints {
         chain::Hints {
@@ -479,6 +497,7 @@ impl Config {
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
             }
+            chain.check_factories()?;
             let most = chain.signing.max_signatures_per_minute;
             if !(1..=MAX_SIGNATURES_PER_MINUTE).contains(&most) {
                 return Err(format!(

@@ -7,7 +7,7 @@ use super::{
     leader::{Halt, Leader, lease_name},
 };
 use crate::{
-    chain::{Heads, SeenHead, follow_stream},
+    chain::{Heads, Reader, SeenHead, follow_stream},
     edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
@@ -253,6 +253,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
     Site {
         network: station.network,
         chain: station.chain.clone(),
+        reader: Reader::start(station.chain.clone()),
         heads,
         ledger: ledger.clone(),
         lease: lease_name(station.record.chain_id),
@@ -263,6 +264,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
         max_silence: station.chain_settings.max_silence,
+        signature_factories: station.chain_settings.signature_factories.clone(),
     }
 }
 

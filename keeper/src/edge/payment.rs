@@ -3,7 +3,7 @@
 use super::{
     Auth, Edge, Site,
     capability::Capability,
-    checks::check_chain,
+    checks::{self, check_chain, recovering},
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
@@ -22,8 +22,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Gas limit of a pull: 102,888 measured to a payee without balance.
-const PULL_GAS: u64 = 250_000;
 /// How often a reservation is tried that collides with another, or for which the payer seems short.
 const MAX_ATTEMPTS: u32 = 8;
 /// Between two looks at a payer's balance: eight are two blocks of Base.
@@ -89,7 +87,7 @@ pub(super) async fn settle(
     // Switched off: what was taken before is finished, nothing else is even looked at.
     let verified = match site.intake.is_disabled() {
         true => Err(disabled()),
-        false => verify(site, capability, payment),
+        false => verify(site, capability, payment).await,
     };
     let settlement = match verified {
         Ok(authorization) => {
@@ -134,10 +132,10 @@ async fn taken_before(
     let (signed, chain_id) = (&payment.authorization, site.network.chain_id());
     let domain = domain(&site.network.usdc(), chain_id);
     let authorization = Authorization::<Unverified>::new(signed.clone(), payment.signature.clone());
-    // Stored answers are the payer's; a stranger gets the refusal.
-    if payment.network != site.network || authorization.signed_by_payer(&domain).is_err() {
+    if payment.network != site.network {
         return Ok(None);
     }
+    let is_signed = recovering(move || authorization.signed_by_payer(&domain).is_ok()).await?;
     let found = async {
         let mut tx = site.ledger.read().await?;
         tx.settlement_by_identity(chain_id, site.splitter.asset, signed.from, signed.nonce).await
@@ -149,8 +147,10 @@ async fn taken_before(
         {
             Ok(Some(known))
         }
-        Some(known) => Err(reused(&known)),
-        None => Ok(None),
+        // Stored answers are the payer's; a stranger gets the refusal. What a payer's code said of this
+        // very payment once it need not say again.
+        Some(known) if is_signed => Err(reused(&known)),
+        Some(_) | None => Ok(None),
     }
 }
 
@@ -162,8 +162,8 @@ fn reused(known: &Settlement) -> ApiError {
     }
 }
 
-/// Everything that needs no chain: is this authorization, by its signature, for this call?
-fn verify(
+/// Is this authorization, by its signature, for this call?
+async fn verify(
     site: &Site,
     capability: &Capability,
     payment: &Payment,
@@ -185,20 +185,9 @@ fn verify(
     let Some(head) = site.heads.latest() else {
         return Err(ApiError::Degraded("no head of the chain was seen yet".to_owned()));
     };
-    Authorization::<Unverified>::new(payment.authorization.clone(), payment.signature.clone())
-        .verify(&site.terms(capability), head.now())
-        .map_err(|subcause| {
-            let message = match subcause {
-                Subcause::PaytoMismatch => "to is not the Splitter",
-                Subcause::AmountMismatch => "value is not the price",
-                Subcause::Expired => {
-                    "outside its time window, too close to its end, or ending too late"
-                }
-                Subcause::SignatureMalleable => "the signature's s is high",
-                _ => "the signature is not the payer's",
-            };
-            invalid(subcause, message)
-        })
+    let authorization =
+        Authorization::new(payment.authorization.clone(), payment.signature.clone());
+    checks::verify(site, authorization, site.terms(capability), head.now()).await
 }
 
 /// What came of one attempt to reserve.
@@ -344,6 +333,7 @@ async fn try_reserve(
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {
+        let pull = new.authorization.pull(new.asset, new.splitter_capability_id);
         tx.add_intent(&NewIntent {
             chain_id: new.chain_id,
             splitter: new.splitter,
@@ -351,9 +341,9 @@ async fn try_reserve(
             kind: IntentKind::Pull,
             settlement: Some(settlement.id),
             splitter_capability_id: new.splitter_capability_id,
-            to: new.asset,
-            calldata: new.authorization.pull_call(new.splitter_capability_id),
-            gas_limit: PULL_GAS,
+            to: pull.to,
+            calldata: pull.calldata,
+            gas_limit: pull.gas_limit,
             valid_before: Some(new.authorization.valid_before()),
         })
         .await?;
