@@ -34,6 +34,11 @@ impl Figure {
         Self { name, unit, values: values.iter().copied().map(f64::from).collect() }
     }
 
+    /// How many times another's figure ours is.
+    pub(crate) fn ratio(name: &'static str, values: &[f64]) -> Self {
+        Self { name, unit: "times", values: values.to_vec() }
+    }
+
     fn json(&self) -> Value {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
