@@ -338,6 +338,12 @@ async fn without_multicall_each_is_read_by_itself() {
         assert!(reader.read(vec![balance_of(3)]).await.is_ok());
         let codes = node.asked().iter().filter(|method| *method == "eth_getCode").count();
         assert_eq!(codes, 1, "asked once");
+        // With an account's code they are several requests in one, which this node does not know.
+        let account = Read::Code(Address::repeat_byte(9));
+        let answers = reader.read(vec![account, balance_of(4)]).await.unwrap();
+        let code: &[u8] = if with_code { &[1] } else { &[] };
+        assert_eq!(answers[0].as_ref().unwrap(), code);
+        assert_eq!(answers[1].as_ref().unwrap().len(), 32);
     }
 }
 

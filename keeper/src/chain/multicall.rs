@@ -110,7 +110,7 @@ async fn serve(chain: Chain, mut requests: mpsc::Receiver<Request>) {
             Some(_) = rounds.join_next() => {}
         }
     }
-    rounds.join_all().await;
+    while rounds.join_next().await.is_some() {}
 }
 
 /// Reads for a round and tells everybody their part.
@@ -195,8 +195,18 @@ impl Chain {
             match send(&endpoint.client, &input, &accounts).await {
                 Ok((views, codes)) => return in_order(reads, &views, codes),
                 Err(error) => {
-                    failure = refine(method, &endpoint.name, &error);
-                    tracing::debug!(method, error = %failure, "no answer");
+                    let said = refine(method, &endpoint.name, &error);
+                    tracing::debug!(method, error = %said, "no answer");
+                    // A node that answers, and not to this, can be asked in another way.
+                    failure = match (failure, said) {
+                        (ChainError::Unavailable { .. }, ChainError::Unavailable { reason, .. })
+                            if is_about_the_batch(&error) =>
+                        {
+                            ChainError::Refused { method, reason }
+                        }
+                        (ChainError::Unavailable { .. }, said) => said,
+                        (failure, _) => failure,
+                    };
                 }
             }
         }
@@ -233,6 +243,19 @@ async fn send(
     batch.send().await?;
     let (views, codes) = tokio::join!(views, try_join_all(codes));
     Ok((views?, codes?))
+}
+
+/// Whether a node is there and does not take several requests in one.
+fn is_about_the_batch(error: &RpcError<TransportErrorKind>) -> bool {
+    match error {
+        RpcError::Transport(TransportErrorKind::HttpError(http)) => {
+            (400..500).contains(&http.status) && http.status != 429
+        }
+        RpcError::Transport(TransportErrorKind::MissingBatchResponse(_))
+        | RpcError::DeserError { .. }
+        | RpcError::NullResp => true,
+        _ => false,
+    }
 }
 
 /// Puts the answers back into the order of the reads.
