@@ -9,7 +9,7 @@ use super::{
 use crate::{
     chain::{BlockTag, ChainError},
     eip3009::{Authorization, FiatToken, Verified},
-    x402::Subcause,
+    x402::{MicroUsdc, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
 
@@ -66,6 +66,52 @@ pub(super) async fn check_chain(
     }
     if balance < U256::from(capability.price.micro()) {
         return Err(invalid(Subcause::InsufficientFunds, "the payer's balance is below the price"));
+    }
+    Ok(balance)
+}
+
+/// The same of a payment that passes the Splitter by: would this pull go through?
+pub(super) async fn check_passing(
+    site: &Site,
+    authorization: &Authorization<Verified>,
+    amount: MicroUsdc,
+) -> Result<U256, ApiError> {
+    let token = site.splitter.asset;
+    let (payer, nonce) = (authorization.payer(), authorization.nonce());
+    let latest = BlockTag::Latest;
+    let balance = FiatToken::balanceOfCall { account: payer };
+    let state = FiatToken::authorizationStateCall { authorizer: payer, nonce };
+    let payer_barred = FiatToken::isBlacklistedCall { account: payer };
+    let payee_barred = FiatToken::isBlacklistedCall { account: authorization.pay_to() };
+    let (balance, used, payer_barred, payee_barred, paused, code) = tokio::try_join!(
+        site.chain.call(token, &balance, latest),
+        site.chain.call(token, &state, latest),
+        site.chain.call(token, &payer_barred, latest),
+        site.chain.call(token, &payee_barred, latest),
+        site.chain.call(token, &FiatToken::pausedCall {}, latest),
+        site.chain.code(payer),
+    )
+    .map_err(|error| chain_down(&error))?;
+    if paused || payee_barred {
+        let why = "the token does not move to this payee now; no money moved";
+        return Err(ApiError::Degraded(why.to_owned()));
+    }
+    if !code.is_empty() {
+        let why = "the payer is a contract, or delegates to one (EIP-7702): not served yet";
+        return Err(invalid(Subcause::SignatureInvalid, why));
+    }
+    if used {
+        return Err(ApiError::PaymentInvalid {
+            subcause: Subcause::NonceReused,
+            message: "the authorization is already used or cancelled".to_owned(),
+            tx_hash: used_in(site, payer, nonce).await,
+        });
+    }
+    if payer_barred {
+        return Err(invalid(Subcause::InsufficientFunds, "the token has blacklisted the payer"));
+    }
+    if balance < U256::from(amount.micro()) {
+        return Err(invalid(Subcause::InsufficientFunds, "the payer's balance is below the amount"));
     }
     Ok(balance)
 }
