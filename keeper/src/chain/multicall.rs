@@ -199,11 +199,10 @@ impl Chain {
                     tracing::debug!(method, error = %said, "no answer");
                     // A node that answers, and not to this, can be asked in another way.
                     failure = match (failure, said) {
-                        (ChainError::Unavailable { .. }, ChainError::Unavailable { reason, .. })
-                            if is_about_the_batch(&error) =>
-                        {
-                            ChainError::Refused { method, reason }
-                        }
+                        (
+                            ChainError::Unavailable { .. },
+                            ChainError::Unavailable { reason, .. },
+                        ) if is_about_the_batch(&error) => ChainError::Refused { method, reason },
                         (ChainError::Unavailable { .. }, said) => said,
                         (failure, _) => failure,
                     };

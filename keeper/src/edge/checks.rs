@@ -138,6 +138,16 @@ pub(super) async fn check_chain(
     judge(site, authorization, capability.price, capability.id, answers).await
 }
 
+/// The same of a payment that passes the Splitter by: would this pull go through?
+pub(super) async fn check_passing(
+    site: &Site,
+    authorization: &Authorization<Verified>,
+    amount: MicroUsdc,
+) -> Result<U256, ApiError> {
+    let answers = read(site, authorization, None).await?;
+    judge(site, authorization, amount, B256::ZERO, answers).await
+}
+
 /// Asks everything at once; the last question is `more`, and its answer the first to be taken.
 async fn read(
     site: &Site,

@@ -3,7 +3,7 @@
 use super::{
     Auth, Edge, Site,
     capability::Capability,
-    checks::{self, check_chain, recovering},
+    checks::{self, check_chain, check_passing, recovering},
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
@@ -97,24 +97,48 @@ pub(super) async fn settle(
                 asset: site.splitter.asset,
                 amount: capability.price,
                 version: payment.version,
-                capability_id: capability.name(),
-                splitter_capability_id: capability.id,
-                terms: capability.terms,
+                sale: Some(capability.sale()),
                 agent_id: agent_id(authorization.payer()),
                 request_id: invocation.id.clone(),
                 content_hash,
                 payment_hash: payment.hash,
                 authorization,
             };
-            reserve(site, capability, &new).await?
+            reserve(site, Payee::Splitter(capability), &new).await?.settlement
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
-            taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
+            let agent = agent_id(payment.authorization.from);
+            let known = taken_before(site, payment, &agent, &invocation.id, content_hash).await?;
+            known.ok_or(refusal)?
         }
     };
-    let settlement = wait_for_pull(site, settlement).await?;
+    let settlement = wait_for_pull(site, settlement, site.settle_timeout).await?;
     deliver(edge, site, capability, invocation, &settlement).await
+}
+
+/// Whom a payment pays.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Payee<'a> {
+    /// The Splitter, for a capability.
+    Splitter(&'a Capability),
+    /// Somebody else: it passes through.
+    Other,
+}
+
+impl Payee<'_> {
+    /// What only the chain knows. Returns the payer's balance.
+    pub(super) async fn check(
+        self,
+        site: &Site,
+        authorization: &Authorization<Verified>,
+        amount: MicroUsdc,
+    ) -> Result<U256, ApiError> {
+        match self {
+            Self::Splitter(capability) => check_chain(site, capability, authorization).await,
+            Self::Other => check_passing(site, authorization, amount).await,
+        }
+    }
 }
 
 /// The paying address is the agent.
@@ -123,9 +147,10 @@ fn agent_id(payer: Address) -> String {
 }
 
 /// The settlement that took this very payment for this very request before.
-async fn taken_before(
+pub(super) async fn taken_before(
     site: &Site,
     payment: &Payment,
+    agent_id: &str,
     request_id: &str,
     content_hash: B256,
 ) -> Result<Option<Settlement>, ApiError> {
@@ -142,9 +167,7 @@ async fn taken_before(
     };
     match found.await.map_err(|error| ledger_down(&error))? {
         Some(known) if known.status.is_void() => Ok(None),
-        Some(known)
-            if known.is_of(&agent_id(signed.from), request_id, content_hash, payment.hash) =>
-        {
+        Some(known) if known.is_of(agent_id, request_id, content_hash, payment.hash) => {
             Ok(Some(known))
         }
         // Stored answers are the payer's; a stranger gets the refusal. What a payer's code said of this
@@ -190,6 +213,15 @@ async fn verify(
     checks::verify(site, authorization, site.terms(capability), head.now()).await
 }
 
+/// A payment that this request has.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    /// The payment.
+    pub(super) settlement: Settlement,
+    /// Whether it was reserved just now; else the request came before.
+    pub(super) is_new: bool,
+}
+
 /// What came of one attempt to reserve.
 enum Taken {
     /// The ledger's answer; committed if it is a reservation.
@@ -209,16 +241,16 @@ enum Taken {
 }
 
 /// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
-async fn reserve(
+pub(super) async fn reserve(
     site: &Site,
-    capability: &Capability,
+    payee: Payee<'_>,
     new: &NewSettlement,
-) -> Result<Settlement, ApiError> {
+) -> Result<Reserved, ApiError> {
     // Nothing is written for a payment that the chain would not let through.
     let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
     let mut balance = match known {
         true => None,
-        false => Some(check_chain(site, capability, &new.authorization).await?),
+        false => Some(payee.check(site, &new.authorization, new.amount).await?),
     };
     let mut attempts = 0;
     loop {
@@ -251,7 +283,7 @@ async fn reserve(
             Taken::NotSold => return Err(ApiError::NotSold),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
-        balance = Some(check_chain(site, capability, &new.authorization).await?);
+        balance = Some(payee.check(site, &new.authorization, new.amount).await?);
     }
 }
 
@@ -271,19 +303,22 @@ fn answer(
     site: &Site,
     new: &NewSettlement,
     reservation: Reservation,
-) -> Result<Settlement, ApiError> {
+) -> Result<Reserved, ApiError> {
+    let is_new = matches!(reservation, Reservation::Reserved(_));
     match reservation {
         Reservation::Reserved(settlement) => {
             tracing::info!(
                 payment = %settlement.id, payer = %settlement.payer, amount = %new.amount,
-                capability = new.capability_id, "reserved"
+                capability = new.sale.as_ref().map(|sale| &sale.capability_id), "reserved"
             );
             site.ledger.signal(Topic::Intents);
-            Ok(settlement)
+            Ok(Reserved { settlement, is_new })
         }
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
-        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
+        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => {
+            Ok(Reserved { settlement, is_new })
+        }
         Reservation::NonceReused(settlement) => Err(reused(&settlement)),
         Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
@@ -328,19 +363,21 @@ async fn try_reserve(
         tracing::warn!(%closed, "edge: nothing new is begun");
         return Ok(Taken::Closed("no payment is begun now; no money moved"));
     }
-    if tx.capability_is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
+    // What passes through has none.
+    let capability = new.sale.as_ref().map_or(B256::ZERO, |sale| sale.splitter_capability_id);
+    if tx.capability_is_held(new.chain_id, new.splitter, capability).await? {
         return Ok(Taken::NotSold);
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
     if !tx.reopen_pull(settlement.id).await? {
-        let pull = new.authorization.pull(new.asset, new.splitter_capability_id);
+        let pull = new.authorization.pull(new.asset, capability);
         tx.add_intent(&NewIntent {
             chain_id: new.chain_id,
             splitter: new.splitter,
             signer: site.puller,
             kind: IntentKind::Pull,
             settlement: Some(settlement.id),
-            splitter_capability_id: new.splitter_capability_id,
+            splitter_capability_id: capability,
             to: pull.to,
             calldata: pull.calldata,
             gas_limit: pull.gas_limit,
@@ -355,8 +392,12 @@ async fn try_reserve(
 }
 
 /// Waits until the watcher has seen the pull.
-async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settlement, ApiError> {
-    let deadline = Instant::now() + site.settle_timeout;
+pub(super) async fn wait_for_pull(
+    site: &Site,
+    mut settlement: Settlement,
+    patience: Duration,
+) -> Result<Settlement, ApiError> {
+    let deadline = Instant::now() + patience;
     let mut changes = site.ledger.listen(Topic::Settlements);
     loop {
         match settlement.status {
@@ -382,11 +423,7 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
             Status::Reserved | Status::SettlePending | Status::Orphaned => {}
         }
         if Instant::now() >= deadline {
-            let latest = async {
-                let mut tx = site.ledger.read().await?;
-                tx.latest_envelope(settlement.id, IntentKind::Pull).await
-            };
-            let tx_hash = latest.await.map_err(|error| ledger_lost(&error))?;
+            let tx_hash = latest_pull(site, &settlement).await?;
             return Err(ApiError::Pending { status: settlement.status, tx_hash });
         }
         changes.wait(POLL).await;
@@ -396,4 +433,16 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
         };
         settlement = read.await.map_err(|error| ledger_lost(&error))?.ok_or(ApiError::Internal)?;
     }
+}
+
+/// The newest envelope that pulls a payment, if one is signed.
+pub(super) async fn latest_pull(
+    site: &Site,
+    settlement: &Settlement,
+) -> Result<Option<B256>, ApiError> {
+    let latest = async {
+        let mut tx = site.ledger.read().await?;
+        tx.latest_envelope(settlement.id, IntentKind::Pull).await
+    };
+    latest.await.map_err(|error| ledger_lost(&error))
 }

@@ -128,8 +128,8 @@ async fn peer(ground: &Ground, stack: &Stack) -> eyre::Result<(Child, SocketAddr
         .kill_on_drop(true)
         .spawn()?;
     let output = child.stdout.take().ok_or_else(|| eyre::eyre!("node has no output"))?;
-    let line = BufReader::new(output).lines().next_line();
-    let line = tokio::time::timeout(Duration::from_secs(30), line).await??;
+    let mut lines = BufReader::new(output).lines();
+    let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await??;
     let port = line
         .as_deref()
         .and_then(|line| line.strip_prefix("Listening on ")?.parse().ok())
