@@ -29,6 +29,7 @@ mod kms;
 mod ledger;
 mod lookout;
 mod orders;
+mod payers;
 mod quarantine;
 mod rebuild;
 mod reconcile;

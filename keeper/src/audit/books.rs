@@ -188,6 +188,8 @@ pub(super) async fn books(tx: &mut Tx, keys: &Keys) -> Result<Books, LedgerError
         keys.add(&mut journals, &(place, row.booked, class(kind), determined));
         match kind {
             "pull" => {
+                // What passed through is booked to accounts of its own, which the rules know.
+                is_plain &= first == Some("asset:splitter");
                 keys.add(&mut claims.pulls_booked, &(row.settlement_id, row.booked, second));
             }
             "record" => keys.add(&mut claims.records_booked, &(row.settlement_id, first)),

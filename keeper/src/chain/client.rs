@@ -34,6 +34,8 @@ pub struct Chain {
     pub(super) endpoints: Arc<[Arc<Endpoint>]>,
     /// Whether the chain has a fee oracle, once somebody has asked.
     pub(super) oracle: Arc<OnceCell<bool>>,
+    /// Whether the chain has Multicall3, once somebody has asked.
+    pub(super) multicall: Arc<OnceCell<bool>>,
     /// Whether a send waits for inclusion.
     pub(super) send_sync: bool,
     /// Who says early that a transaction will be in a block.
@@ -79,6 +81,7 @@ impl Chain {
         Ok(Self {
             endpoints: urls.iter().map(|url| Arc::new(Endpoint::new(&http, url))).collect(),
             oracle: Arc::default(),
+            multicall: Arc::default(),
             send_sync: false,
             preconfirmations: None,
         })
@@ -258,26 +261,33 @@ impl Chain {
         call: &C,
         tag: BlockTag,
     ) -> Result<C::Return> {
-        let answer = self.simulate(None, to, &call.abi_encode().into(), tag).await?;
+        let answer = self.eth_call(to, &call.abi_encode().into(), tag).await?;
         C::abi_decode_returns(&answer).map_err(|error| ChainError::Malformed {
             method: C::SIGNATURE,
             reason: error.to_string(),
         })
     }
 
-    /// Executes calldata without sending it.
-    pub async fn simulate(
+    pub(super) async fn eth_call(
         &self,
-        from: Option<Address>,
         to: Address,
         input: &Bytes,
         tag: BlockTag,
     ) -> Result<Bytes> {
-        let mut call = json!({"to": to, "input": input});
-        if let Some(from) = from {
-            call["from"] = json!(from);
-        }
-        self.request("eth_call", (call, tag.to_string())).await
+        self.request("eth_call", (json!({"to": to, "input": input}), tag.to_string())).await
+    }
+
+    /// Executes a transaction at the newest block without sending it, within its gas.
+    pub async fn simulate(
+        &self,
+        from: Address,
+        to: Address,
+        input: &Bytes,
+        gas_limit: u64,
+    ) -> Result<Bytes> {
+        let gas = U64::from(gas_limit);
+        let call = json!({"from": from, "to": to, "input": input, "gas": gas});
+        self.request("eth_call", (call, BlockTag::Latest.to_string())).await
     }
 
     /// An account's balance, wei.
@@ -287,7 +297,7 @@ impl Chain {
 }
 
 /// A revert is an answer; everything else sends the caller to the next endpoint.
-fn refine(
+pub(super) fn refine(
     method: &'static str,
     endpoint: &str,
     error: &RpcError<TransportErrorKind>,

@@ -8,6 +8,7 @@ mod finality;
 mod heads;
 mod hints;
 mod history;
+mod multicall;
 mod send;
 mod stream;
 mod types;
@@ -19,6 +20,7 @@ pub use finality::{FinalBlock, Finality};
 pub use heads::{Heads, Reorgs, SeenHead};
 pub use hints::Hints;
 pub use history::Reorg;
+pub use multicall::{Answers, Read, Reader};
 pub use send::{SendClass, classify_send_error};
 pub use stream::follow_stream;
 pub use types::{BlockTag, Head, Receipt, Transaction};
@@ -58,6 +60,17 @@ pub enum ChainError {
         /// What is wrong with the answer.
         reason: String,
     },
+}
+
+impl ChainError {
+    /// Whether the call itself failed, by reverting or for want of gas, which some nodes call a refusal.
+    pub fn is_of_the_call(&self) -> bool {
+        match self {
+            Self::Reverted { .. } => true,
+            Self::Refused { reason, .. } => reason.to_lowercase().contains("gas"),
+            Self::Unavailable { .. } | Self::Malformed { .. } => false,
+        }
+    }
 }
 
 /// Result of a read.

@@ -286,7 +286,10 @@ pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
     }
     SETTLER_CHECK_TOTAL.add(1, ["match"]);
     let source = &settings.puller.source;
-    let guard = Guard { policy: Policy::puller(record.asset), max_per_minute };
+    let guard = Guard {
+        policy: Policy::puller(record.asset, &chain_settings.signature_factories),
+        max_per_minute,
+    };
     let puller = Signer::connect(source, chain_id, guard).await.map_err(wait)?;
     if puller.address() != settings.puller.address {
         return Err(Obstacle::Fatal(format!(

@@ -9,8 +9,10 @@ use refunds::Refunds;
 use crate::{
     chain,
     edge::{
-        AdminToken, AgentPrefix, CallsPerMinute, Catalogue, KeySecret, UpstreamSettings, one_line,
+        AdminToken, AgentPrefix, Caller, Callers, CallsPerMinute, Catalogue, KeySecret,
+        UpstreamSettings, one_line,
     },
+    eip3009::MULTICALL3,
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -67,6 +69,9 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) refunds: Refunds,
     pub(super) upstream: Option<UpstreamSettings>,
+    /// Who may use the facilitator API.
+    #[serde(default)]
+    caller: Vec<Caller>,
 }
 
 /// The edge.
@@ -127,6 +132,9 @@ pub(super) struct Chain {
     /// Most transactions of one key that are under way and not mined.
     #[serde(default = "default_max_pending")]
     pub(super) max_pending: u64,
+    /// Contracts that may deploy a payer in its first payment (ERC-6492).
+    #[serde(default)]
+    pub(super) signature_factories: Vec<Address>,
     /// What each signer may spend.
     #[serde(default)]
     pub(super) spending: Spending,
@@ -185,6 +193,20 @@ impl Spending {
 }
 
 impl Chain {
+    /// Some contracts are no factories: what they are called with would not deploy anybody.
+    fn check_factories(&self) -> Result<(), String> {
+        let usdc = Network::from_chain_id(self.id).map(|network| network.usdc().address);
+        let others = [Some(Address::ZERO), Some(MULTICALL3), usdc];
+        let wrong = |factory: &&Address| others.contains(&Some(**factory));
+        match self.signature_factories.iter().find(wrong) {
+            None => Ok(()),
+            Some(factory) => Err(format!(
+                "chain {}: {factory} in signature_factories is no wallet factory",
+                self.id
+            )),
+        }
+    }
+
     /// For the chain's client.
     pub(super) fn hints(&self) -> chain::Hints {
         chain::Hints {
@@ -401,6 +423,16 @@ impl Config {
         Ok((config, catalogue))
     }
 
+    /// Takes the callers of the facilitator API.
+    ///
+    /// # Errors
+    /// When they do not fit the catalogue, the Splitters or one another.
+    pub(super) fn callers(&mut self, catalogue: &Catalogue) -> eyre::Result<Callers> {
+        let splitters: Vec<_> = self.splitter.iter().map(|splitter| splitter.address).collect();
+        let sold = |name: &str| catalogue.all().iter().any(|capability| capability.name() == name);
+        Ok(Callers::new(std::mem::take(&mut self.caller), sold, &splitters)?)
+    }
+
     fn check(&self) -> Result<(), String> {
         let http = &self.http;
         for splitter in &self.splitter {
@@ -498,6 +530,7 @@ impl Config {
             if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
                 return Err(format!("chain {}: intervals must not be zero", chain.id));
             }
+            chain.check_factories()?;
             let most = chain.signing.max_signatures_per_minute;
             if !(1..=MAX_SIGNATURES_PER_MINUTE).contains(&most) {
                 return Err(format!(

@@ -7,7 +7,7 @@ use super::{
     leader::{Halt, Leader, lease_name},
 };
 use crate::{
-    chain::{Heads, SeenHead, follow_stream},
+    chain::{Heads, Reader, SeenHead, follow_stream},
     edge::{
         Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream,
         router,
@@ -57,7 +57,9 @@ enum Role {
 
 impl Run {
     pub(super) async fn execute(self) -> Result<(), Exit> {
-        let (config, catalogue) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
+        let (mut config, catalogue) =
+            Config::load(&self.config.config).map_err(Exit::misconfigured)?;
+        let callers = config.callers(&catalogue).map_err(Exit::misconfigured)?;
         let stop = stop_on_signal()?;
         let metrics = metrics::install()?;
         tokio::spawn(metrics.clone().keep_up(stop.clone()));
@@ -69,6 +71,7 @@ impl Run {
             calls_per_minute: config.http.calls_per_minute,
             catalogue,
             upstream: config.upstream.clone().map(Upstream::new).transpose()?,
+            callers,
             health,
             metrics,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
@@ -260,6 +263,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
     Site {
         network: station.network,
         chain: station.chain.clone(),
+        reader: Reader::start(station.chain.clone()),
         heads,
         ledger: ledger.clone(),
         lease: lease_name(station.record.chain_id),
@@ -270,6 +274,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
         max_silence: station.chain_settings.max_silence,
+        signature_factories: station.chain_settings.signature_factories.clone(),
     }
 }
 

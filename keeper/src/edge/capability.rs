@@ -3,6 +3,7 @@
 use super::{InputSchema, Tier};
 use crate::{
     chain::{BlockTag, Chain, ChainError},
+    ledger::Sale,
     splitter::{JecpSplitter, SplitTerms},
     x402::MicroUsdc,
 };
@@ -110,6 +111,11 @@ impl Capability {
     pub fn name(&self) -> String {
         format!("{}/{}", self.namespace, self.action)
     }
+
+    /// What a payment for it buys.
+    pub(super) fn sale(&self) -> Sale {
+        Sale { capability_id: self.name(), splitter_capability_id: self.id, terms: self.terms }
+    }
 }
 
 impl fmt::Debug for Capability {
@@ -140,17 +146,26 @@ impl Registration {
         splitter: Address,
         capability: &Capability,
     ) -> Result<Self, ChainError> {
-        let call = JecpSplitter::capabilitiesCall { capabilityId: capability.id };
-        let found = chain.call(splitter, &call, BlockTag::Latest).await?;
+        let found = chain.call(splitter, &Self::question(capability), BlockTag::Latest).await?;
+        Ok(Self::of(&found, capability))
+    }
+
+    /// The question to the Splitter.
+    pub(super) const fn question(capability: &Capability) -> JecpSplitter::capabilitiesCall {
+        JecpSplitter::capabilitiesCall { capabilityId: capability.id }
+    }
+
+    /// What its answer means.
+    pub(super) fn of(found: &JecpSplitter::capabilitiesReturn, capability: &Capability) -> Self {
         let registered = SplitTerms {
             provider: found.provider,
             bps: [found.providerBps, found.hubBps, found.reserveBps],
         };
-        Ok(match (found.active, registered == capability.terms) {
+        match (found.active, registered == capability.terms) {
             (false, _) => Self::Inactive,
             (true, true) => Self::Active,
             (true, false) => Self::Foreign,
-        })
+        }
     }
 }
 

@@ -8,9 +8,11 @@ mod agent;
 mod capability;
 mod catalogue;
 mod challenge;
+mod checks;
 mod delivery;
 mod envelope;
 mod error;
+mod facilitator;
 mod health;
 mod intake;
 mod invoke;
@@ -25,6 +27,7 @@ pub use agent::{AgentPrefix, ApiKey, Auth, CallsPerMinute, Credentials, KeySecre
 pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
+pub use facilitator::{Caller, CallerError, Callers};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
 pub use schema::InputSchema;
@@ -68,6 +71,8 @@ pub struct Edge {
     pub calls_per_minute: CallsPerMinute,
     /// What is sold.
     pub catalogue: Catalogue,
+    /// Who may use the facilitator API.
+    pub callers: Callers,
     /// How the daemon is.
     pub health: Health,
     /// What was counted.
@@ -123,6 +128,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         }));
     Router::new()
         .merge(invoke)
+        .merge(facilitator::router())
         .route("/v1/traces/{trace_id}", get(trace::trace))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

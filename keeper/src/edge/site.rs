@@ -2,7 +2,7 @@
 
 use super::{Capability, Intake, Registrations};
 use crate::{
-    chain::{Chain, Heads},
+    chain::{Chain, Heads, Reader},
     eip3009::{Terms, domain},
     ledger::{Ledger, LedgerError, SignerRecord, SplitterRecord, Stream, Tx},
     lifecycle::Closed,
@@ -29,6 +29,8 @@ pub struct Site {
     pub network: Network,
     /// Endpoints.
     pub chain: Chain,
+    /// Reads for many payments in one.
+    pub reader: Reader,
     /// Head of the chain.
     pub heads: Heads,
     /// The ledger.
@@ -49,6 +51,8 @@ pub struct Site {
     pub max_timeout_seconds: u64,
     /// Without a new block for so long the chain counts as silent.
     pub max_silence: Duration,
+    /// Contracts that may deploy a payer (ERC-6492).
+    pub signature_factories: Vec<Address>,
 }
 
 impl Site {

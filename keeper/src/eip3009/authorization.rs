@@ -1,6 +1,9 @@
 //! An authorization, unverified and verified.
 
-use super::FiatToken;
+use super::{
+    FiatToken, FiatTokenBytes, MULTICALL3, Multicall3, PayerSignature,
+    signature::{is_yes, question},
+};
 use crate::x402::{Asset, MicroUsdc, SignedAuthorization, Subcause};
 use alloy::{
     primitives::{Address, B256, Bytes, Signature, U256},
@@ -8,7 +11,6 @@ use alloy::{
     sol,
     sol_types::{Eip712Domain, SolCall, SolStruct},
 };
-use std::marker::PhantomData;
 
 sol! {
     /// The typed data of EIP-3009.
@@ -25,16 +27,39 @@ sol! {
 /// Seconds that must be left of an authorization's window for the keeper to take it on: three
 /// blocks of Base for the pull to be mined.
 pub const MIN_REMAINING_SECONDS: u64 = 6;
-/// Length of what [`Authorization::pull_call`] makes: a selector, nine words and the tag.
+/// Length of the calldata that pulls from a payer with a key: a selector, nine words and the tag.
 pub const PULL_CALL_BYTES: usize = 4 + 9 * 32 + 32;
 
+/// Gas limit of a pull: 102,888 measured to a payee without balance.
+const KEY_GAS: u64 = 250_000;
+/// The same from a payer with code, which is asked by the token. A passkey takes 30,000 where the chain
+/// knows its curve, a threshold of three keys as much; whoever needs more cannot pay.
+const CODE_GAS: u64 = 400_000;
+/// The same with the payer's deployment before it: 300,000 for the wallets in use.
+const DEPLOYMENT_GAS: u64 = 1_000_000;
+/// Gas for asking a payer's code what it signed.
+pub const QUESTION_GAS: u64 = CODE_GAS;
+/// The same with its deployment before it.
+pub const UNDEPLOYED_QUESTION_GAS: u64 = DEPLOYMENT_GAS;
+
 /// Nothing is known but the form.
-#[derive(Debug, Clone, Copy)]
-pub struct Unverified;
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    signature: Bytes,
+}
+
+/// For these terms, within its window; whether the payer signed it, only its code can say.
+#[derive(Debug, Clone)]
+pub struct Unconfirmed {
+    signature: PayerSignature,
+    hash: B256,
+}
 
 /// Signed by the payer, for these terms, within its window.
-#[derive(Debug, Clone, Copy)]
-pub struct Verified;
+#[derive(Debug, Clone)]
+pub struct Verified {
+    signature: PayerSignature,
+}
 
 /// What an authorization must say to pay for something.
 #[derive(Debug, Clone)]
@@ -54,8 +79,27 @@ pub struct Terms {
 #[derive(Debug, Clone)]
 pub struct Authorization<State> {
     signed: SignedAuthorization,
-    signature: Bytes,
-    state: PhantomData<State>,
+    state: State,
+}
+
+/// What can be said of an authorization without the chain.
+#[derive(Debug, Clone)]
+pub enum Checked {
+    /// The payer's key signed it.
+    Verified(Authorization<Verified>),
+    /// The payer's code must be asked.
+    Unconfirmed(Authorization<Unconfirmed>),
+}
+
+/// A call that makes a payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pull {
+    /// Whom it calls.
+    pub to: Address,
+    /// With what.
+    pub calldata: Bytes,
+    /// Gas that it may use.
+    pub gas_limit: u64,
 }
 
 /// The EIP-712 domain of a token on a chain.
@@ -96,7 +140,7 @@ pub fn sign<S: SignerSync>(
 impl Authorization<Unverified> {
     /// Takes what came over the wire.
     pub const fn new(signed: SignedAuthorization, signature: Bytes) -> Self {
-        Self { signed, signature, state: PhantomData }
+        Self { signed, state: Unverified { signature } }
     }
 
     /// Checks everything that can be checked without the chain. `now` is the time of the head, in
@@ -104,7 +148,7 @@ impl Authorization<Unverified> {
     ///
     /// # Errors
     /// The subcause of S03 3.8.6, in the order payee, amount, window, signature.
-    pub fn verify(self, terms: &Terms, now: u64) -> Result<Authorization<Verified>, Subcause> {
+    pub fn check(self, terms: &Terms, now: u64) -> Result<Checked, Subcause> {
         let signed = &self.signed;
         if signed.to != terms.pay_to {
             return Err(Subcause::PaytoMismatch);
@@ -121,54 +165,155 @@ impl Authorization<Unverified> {
         {
             return Err(Subcause::Expired);
         }
-        let signature = self.signed_by_payer(&terms.domain)?;
-        Ok(Authorization {
-            signed: self.signed,
-            // The token takes v = 27 or 28 only; `as_bytes` writes that.
-            signature: signature.as_bytes().into(),
-            state: PhantomData,
+        let hash = signing_hash(signed, &terms.domain);
+        let signature = PayerSignature::read(&self.state.signature, &hash, signed.from)?;
+        let signed = self.signed;
+        Ok(match signature {
+            PayerSignature::Key(_) => {
+                Checked::Verified(Authorization { signed, state: Verified { signature } })
+            }
+            PayerSignature::Code(_) | PayerSignature::Undeployed(..) => {
+                let state = Unconfirmed { signature, hash };
+                Checked::Unconfirmed(Authorization { signed, state })
+            }
         })
     }
 
-    /// Checks only that the payer signed it, whatever for and however long ago.
+    /// The same for payers with a key, for whom nobody else needs to be asked (C-48).
+    ///
+    /// # Errors
+    /// As [`Self::check`]; whatever is not the key's signature is invalid.
+    pub fn verify(self, terms: &Terms, now: u64) -> Result<Authorization<Verified>, Subcause> {
+        match self.check(terms, now)? {
+            Checked::Verified(authorization) => Ok(authorization),
+            Checked::Unconfirmed(_) => Err(Subcause::SignatureInvalid),
+        }
+    }
+
+    /// Checks only that the payer's key signed it, whatever for and however long ago.
     ///
     /// # Errors
     /// [`Subcause::SignatureMalleable`] or [`Subcause::SignatureInvalid`].
     pub fn signed_by_payer(&self, domain: &Eip712Domain) -> Result<Signature, Subcause> {
-        // Only 65 bytes: contract payers (ERC-1271) are not served yet (C-48).
-        let signature = Signature::from_raw(&self.signature)
-            .ok()
-            .filter(|_| self.signature.len() == 65)
-            .ok_or(Subcause::SignatureInvalid)?;
-        if signature.normalize_s().is_some() {
-            return Err(Subcause::SignatureMalleable);
+        let hash = signing_hash(&self.signed, domain);
+        match PayerSignature::read(&self.state.signature, &hash, self.signed.from)? {
+            PayerSignature::Key(signature) => Ok(signature),
+            PayerSignature::Code(_) | PayerSignature::Undeployed(..) => {
+                Err(Subcause::SignatureInvalid)
+            }
         }
-        let signer = signature
-            .recover_address_from_prehash(&signing_hash(&self.signed, domain))
-            .map_err(|_| Subcause::SignatureInvalid)?;
-        if signer == self.signed.from { Ok(signature) } else { Err(Subcause::SignatureInvalid) }
+    }
+}
+
+impl Authorization<Unconfirmed> {
+    /// Payer.
+    pub const fn payer(&self) -> Address {
+        self.signed.from
+    }
+
+    /// What it came with.
+    pub const fn signature(&self) -> &PayerSignature {
+        &self.state.signature
+    }
+
+    /// The same of an account that turns out to be deployed: there is nothing to deploy.
+    pub fn deployed(mut self) -> Self {
+        if let PayerSignature::Undeployed(_, inner) = self.state.signature {
+            self.state.signature = PayerSignature::Code(inner);
+        }
+        self
+    }
+
+    /// The question to the payer's code.
+    pub fn question(&self) -> Bytes {
+        question(self.state.hash, &self.state.signature.to_bytes())
+    }
+
+    /// The payer's deployment and the question after it, as one call of [`MULTICALL3`], if it is not
+    /// deployed.
+    pub fn deploy_and_question(&self) -> Option<Bytes> {
+        let ask = Multicall3::Call3 {
+            target: self.signed.from,
+            allowFailure: true,
+            callData: self.question(),
+        };
+        after_deployment(&self.state.signature, ask)
+    }
+
+    /// Takes the code's answer to [`Self::question`].
+    ///
+    /// # Errors
+    /// [`Subcause::SignatureInvalid`] when it is not yes.
+    pub fn confirm(self, answer: &[u8]) -> Result<Authorization<Verified>, Subcause> {
+        if !is_yes(answer) {
+            return Err(Subcause::SignatureInvalid);
+        }
+        let state = Verified { signature: self.state.signature };
+        Ok(Authorization { signed: self.signed, state })
+    }
+
+    /// Takes the answer to [`Self::deploy_and_question`].
+    ///
+    /// # Errors
+    /// [`Subcause::SignatureInvalid`] when it is not yes.
+    pub fn confirm_deployed(self, answer: &[u8]) -> Result<Authorization<Verified>, Subcause> {
+        let results = Multicall3::aggregate3Call::abi_decode_returns(answer);
+        let results = results.map_err(|_| Subcause::SignatureInvalid)?;
+        match results.last() {
+            Some(result) if result.success => self.confirm(&result.returnData),
+            _ => Err(Subcause::SignatureInvalid),
+        }
     }
 }
 
 impl Authorization<Verified> {
-    /// The calldata that pulls it: `transferWithAuthorization(…, v, r, s)`. `tag` is appended,
-    /// which ABI decoding ignores; the keeper puts the capability there, so that the ledger can be
-    /// rebuilt from the chain.
+    /// What makes this payment. `tag` stands at the end of the token's calldata, which ABI decoding
+    /// ignores; the keeper puts the capability there, so that the ledger can be rebuilt from the
+    /// chain.
+    pub fn pull(&self, token: Address, tag: B256) -> Pull {
+        let signature = &self.state.signature;
+        let calldata = self.pull_call(tag);
+        let call =
+            Multicall3::Call3 { target: token, allowFailure: false, callData: calldata.clone() };
+        match (signature, after_deployment(signature, call)) {
+            (_, Some(calldata)) => Pull { to: MULTICALL3, calldata, gas_limit: DEPLOYMENT_GAS },
+            (PayerSignature::Key(_), None) => Pull { to: token, calldata, gas_limit: KEY_GAS },
+            (_, None) => Pull { to: token, calldata, gas_limit: CODE_GAS },
+        }
+    }
+
+    /// The token's part of it: `transferWithAuthorization` with v, r and s, or with bytes when they are
+    /// for the payer's code.
     pub fn pull_call(&self, tag: B256) -> Bytes {
         let signed = &self.signed;
-        let (r, s, v) = (&self.signature[..32], &self.signature[32..64], self.signature[64]);
-        let mut call = FiatToken::transferWithAuthorizationCall {
-            from: signed.from,
-            to: signed.to,
-            value: signed.value,
-            validAfter: U256::from(signed.valid_after),
-            validBefore: U256::from(signed.valid_before),
-            nonce: signed.nonce,
-            v,
-            r: B256::from_slice(r),
-            s: B256::from_slice(s),
-        }
-        .abi_encode();
+        let (valid_after, valid_before) =
+            (U256::from(signed.valid_after), U256::from(signed.valid_before));
+        let mut call = match &self.state.signature {
+            PayerSignature::Key(signature) => FiatToken::transferWithAuthorizationCall {
+                from: signed.from,
+                to: signed.to,
+                value: signed.value,
+                validAfter: valid_after,
+                validBefore: valid_before,
+                nonce: signed.nonce,
+                v: signature.v_byte(),
+                r: signature.r().into(),
+                s: signature.s().into(),
+            }
+            .abi_encode(),
+            PayerSignature::Code(bytes) | PayerSignature::Undeployed(_, bytes) => {
+                FiatTokenBytes::transferWithAuthorizationCall {
+                    from: signed.from,
+                    to: signed.to,
+                    value: signed.value,
+                    validAfter: valid_after,
+                    validBefore: valid_before,
+                    nonce: signed.nonce,
+                    signature: bytes.clone(),
+                }
+                .abi_encode()
+            }
+        };
         call.extend_from_slice(tag.as_slice());
         call.into()
     }
@@ -198,10 +343,27 @@ impl Authorization<Verified> {
         self.signed.valid_before
     }
 
-    /// 65 bytes, v = 27 or 28, low s.
-    pub const fn signature(&self) -> &Bytes {
-        &self.signature
+    /// As the token takes it: a key's has 65 bytes, v = 27 or 28, low s.
+    pub fn signature(&self) -> Bytes {
+        self.state.signature.to_bytes()
     }
+
+    /// Whether a key signed it, rather than code.
+    pub const fn is_by_key(&self) -> bool {
+        matches!(self.state.signature, PayerSignature::Key(_))
+    }
+}
+
+/// A call after the deployment that it needs. That the deployment fails is no matter: somebody may have
+/// been faster, and if not, the call fails.
+fn after_deployment(signature: &PayerSignature, call: Multicall3::Call3) -> Option<Bytes> {
+    let deployment = signature.deployment()?;
+    let deploy = Multicall3::Call3 {
+        target: deployment.factory,
+        allowFailure: true,
+        callData: deployment.call.clone(),
+    };
+    Some(Multicall3::aggregate3Call { calls: vec![deploy, call] }.abi_encode().into())
 }
 
 #[cfg(test)]

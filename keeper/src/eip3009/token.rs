@@ -19,3 +19,12 @@ sol! {
         function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
     }
 }
+
+sol! {
+    /// Its overload for payers with code (ERC-1271).
+    #[allow(missing_docs)]
+    #[derive(Debug)]
+    interface FiatTokenBytes {
+        function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, bytes signature) external;
+    }
+}

@@ -3,8 +3,9 @@
 use super::{Result, Tx, query::fetch_all};
 
 /// The mirror, which follows reorgs, limits that an operator takes back, and what is counted of agents.
-const DELETED: [&str; 6] = [
+const DELETED: [&str; 7] = [
     "x402_pull_events",
+    "passed_events",
     "payout_events",
     "splitter_events",
     "spending_limits",

@@ -80,7 +80,7 @@ pub use rereads::Reread;
 pub use scan::{AttemptRow, EnvelopeRow, EventRow, JournalRow, LogRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
-    Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement,
+    Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Sale, Settlement,
     SettlementQuery, Shares,
 };
 pub use sightings::TokenSighting;

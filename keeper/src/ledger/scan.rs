@@ -313,6 +313,9 @@ impl Tx {
                     CAST(NULL AS TEXT) AS capability, asset, eip3009_nonce, settlement_id
                 FROM x402_pull_events
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
+                    amount_micro, 'inflow', payer, NULL, asset, eip3009_nonce, settlement_id
+                FROM passed_events
+            UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
                     amount_micro, 'outflow', recipient, NULL, NULL, NULL, NULL FROM payout_events
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
                     amount, event_name, NULL, splitter_capability_id, NULL, NULL, NULL

@@ -2,7 +2,7 @@
 
 use super::{Memory, Outbox, OutboxError, worst};
 use crate::{
-    chain::{BlockTag, ChainError},
+    chain::ChainError,
     failpoint::Point,
     ledger::{Action, Cost, Intent, SignerRecord},
     lifecycle::{
@@ -178,8 +178,8 @@ impl Outbox {
             tracing::warn!(intent = intent.id, reason, "pull cancelled");
             return Ok(None);
         }
-        let latest = BlockTag::Latest;
-        match self.chain.simulate(Some(signer), intent.to, &intent.calldata, latest).await {
+        let Intent { to, calldata, gas_limit, .. } = intent;
+        match self.chain.simulate(signer, *to, calldata, *gas_limit).await {
             Ok(_) => {}
             Err(error @ ChainError::Unavailable { .. }) => return Err(error.into()),
             Err(error) => return self.put_off(intent, &error).await.map(|()| None),

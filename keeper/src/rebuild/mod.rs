@@ -11,7 +11,7 @@ pub use compare::{Comparison, Difference, compare};
 use crate::{
     chain::{Chain, ChainError},
     driver::{allocate, terms_at},
-    eip3009::read_pull_call,
+    eip3009::read_pull,
     failpoint::Point,
     ledger::{
         KeeperEvidence, Lease, Ledger, LedgerError, Pull, RebuiltSettlement, Settlement,
@@ -169,9 +169,11 @@ impl Rebuild {
         let hash = pull.at.tx_hash;
         let transaction =
             self.chain.transaction(hash).await?.ok_or(RebuildError::NoTransaction(hash))?;
-        let call = read_pull_call(&transaction.input).filter(|call| {
-            transaction.to == Some(asset) && (call.payer, call.nonce) == (pull.payer, nonce)
-        });
+        let call = transaction
+            .to
+            .and_then(|to| read_pull(to, &transaction.input, asset))
+            .map(|read| read.call)
+            .filter(|call| (call.payer, call.nonce) == (pull.payer, nonce));
         let is_own_pull = transaction.from == self.puller && call.is_some();
         let tag = call.and_then(|call| call.tag).filter(|_| is_own_pull);
         let capability = match tag {

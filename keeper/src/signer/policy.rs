@@ -3,7 +3,10 @@
 //! KMS sees 32 bytes and cannot know what they are for, so this is looked at before it is asked.
 
 use crate::{
-    eip3009::{FiatToken, PULL_CALL_BYTES},
+    eip3009::{
+        FiatToken, FiatTokenBytes, MAX_SIGNATURE_BYTES, MULTICALL3, Multicall3, PULL_CALL_BYTES,
+        read_pull,
+    },
     splitter::{JecpSplitter, RECORD_CALL_BYTES, SPLIT_CALL_BYTES},
 };
 use alloy::{
@@ -14,12 +17,45 @@ use alloy::{
 use std::collections::BTreeSet;
 
 /// A call that a key may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
     to: Address,
     selector: [u8; 4],
-    /// Length of its calldata. All that the keeper sends have one.
-    bytes: usize,
+    form: Form,
+}
+
+/// What its calldata may be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    /// Of one length, as nearly all that the keeper sends.
+    Bytes(usize),
+    /// A pull with a tag and a payer's signature of any length.
+    Signed,
+    /// The same with the token, after a call of one of these factories.
+    Deploying { token: Address, factories: BTreeSet<Address> },
+}
+
+/// Most calldata of a pull whose signature or deployment has no fixed length.
+const MAX_PULL_BYTES: usize = 2 * MAX_SIGNATURE_BYTES + 1_024;
+
+impl Call {
+    fn permits(&self, input: &[u8]) -> bool {
+        let token = match &self.form {
+            Form::Bytes(bytes) => return input.len() == *bytes,
+            Form::Signed => self.to,
+            Form::Deploying { token, .. } => *token,
+        };
+        input.len() <= MAX_PULL_BYTES
+            && read_pull(self.to, input, token).is_some_and(|pull| {
+                let deploys = match (&self.form, pull.factory) {
+                    (Form::Deploying { factories, .. }, Some(factory)) => {
+                        factories.contains(&factory)
+                    }
+                    (_, factory) => factory.is_none(),
+                };
+                pull.call.tag.is_some() && deploys
+            })
+    }
 }
 
 /// The calls that a key may make. Besides them it may send itself nothing, which only uses up an
@@ -77,21 +113,35 @@ impl Policy {
         let split = JecpSplitter::splitForCall::SELECTOR;
         Self {
             calls: BTreeSet::from([
-                Call { to: splitter, selector: record, bytes: RECORD_CALL_BYTES },
-                Call { to: splitter, selector: split, bytes: SPLIT_CALL_BYTES },
+                Call { to: splitter, selector: record, form: Form::Bytes(RECORD_CALL_BYTES) },
+                Call { to: splitter, selector: split, form: Form::Bytes(SPLIT_CALL_BYTES) },
             ]),
         }
     }
 
-    /// A puller submits authorizations to the token.
-    pub fn puller(token: Address) -> Self {
-        let selector = FiatToken::transferWithAuthorizationCall::SELECTOR;
-        Self { calls: BTreeSet::from([Call { to: token, selector, bytes: PULL_CALL_BYTES }]) }
+    /// A puller submits authorizations to the token, and has one of the factories deploy a payer before
+    /// (ERC-6492).
+    pub fn puller(token: Address, factories: &[Address]) -> Self {
+        let by_key = FiatToken::transferWithAuthorizationCall::SELECTOR;
+        let by_code = FiatTokenBytes::transferWithAuthorizationCall::SELECTOR;
+        let mut calls = BTreeSet::from([
+            Call { to: token, selector: by_key, form: Form::Bytes(PULL_CALL_BYTES) },
+            Call { to: token, selector: by_code, form: Form::Signed },
+        ]);
+        if !factories.is_empty() {
+            let factories = factories.iter().copied().collect();
+            calls.insert(Call {
+                to: MULTICALL3,
+                selector: Multicall3::aggregate3Call::SELECTOR,
+                form: Form::Deploying { token, factories },
+            });
+        }
+        Self { calls }
     }
 
     /// What either permits, for a key that serves several Splitters.
     pub fn extend(&mut self, other: &Self) {
-        self.calls.extend(&other.calls);
+        self.calls.extend(other.calls.iter().cloned());
     }
 
     /// Whether the key at `own` may sign this for the chain.
@@ -122,10 +172,11 @@ impl Policy {
         if there.peek().is_none() {
             return Err(Refusal::Destination);
         }
-        let Some(call) = there.find(|call| input.starts_with(&call.selector)) else {
+        let mut there = there.filter(|call| input.starts_with(&call.selector)).peekable();
+        if there.peek().is_none() {
             return Err(Refusal::Selector);
-        };
-        if input.len() == call.bytes { Ok(()) } else { Err(Refusal::Calldata) }
+        }
+        if there.any(|call| call.permits(input)) { Ok(()) } else { Err(Refusal::Calldata) }
     }
 }
 
@@ -179,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_key_signs_its_own_work_and_nothing_of_the_others() {
-        let (settler, puller) = (Policy::settler(SPLITTER), Policy::puller(TOKEN));
+        let (settler, puller) = (Policy::settler(SPLITTER), Policy::puller(TOKEN, &[]));
         for call in [record(), split()] {
             assert_eq!(refused(&settler, &transaction(SPLITTER, call.clone())), None);
             assert_eq!(
@@ -195,7 +246,7 @@ mod tests {
 
     #[test]
     fn nothing_to_oneself_is_a_transaction_that_does_nothing() {
-        for policy in [Policy::settler(SPLITTER), Policy::puller(TOKEN), Policy::default()] {
+        for policy in [Policy::settler(SPLITTER), Policy::puller(TOKEN, &[]), Policy::default()] {
             assert_eq!(refused(&policy, &transaction(OWN, Bytes::new())), None);
             let with_data = transaction(OWN, Bytes::from_static(&[0]));
             assert_eq!(refused(&policy, &with_data), Some(Refusal::Calldata));
@@ -205,7 +256,7 @@ mod tests {
     #[test]
     fn nothing_is_smuggled_past_it() {
         let mut policy = Policy::settler(SPLITTER);
-        policy.extend(&Policy::puller(TOKEN));
+        policy.extend(&Policy::puller(TOKEN, &[]));
         for (to, call) in [(SPLITTER, record()), (SPLITTER, split()), (TOKEN, pull())] {
             let good = transaction(to, call.clone());
             assert_eq!(refused(&policy, &good), None);
@@ -260,6 +311,59 @@ mod tests {
         assert_eq!(refused(&policy, &value), Some(Refusal::Value));
         let chain = TxEip1559 { chain_id: 1, ..noop };
         assert_eq!(refused(&policy, &chain), Some(Refusal::Chain));
+    }
+
+    /// A pull from a payer with code, and the same after the payer's deployment.
+    fn pulls_by_code(factory: Address) -> [Bytes; 2] {
+        let mut pull = FiatTokenBytes::transferWithAuthorizationCall {
+            from: OWN,
+            to: SPLITTER,
+            value: U256::from(200_000),
+            validAfter: U256::ZERO,
+            validBefore: U256::from(9),
+            nonce: B256::ZERO,
+            signature: vec![4; 65].into(),
+        }
+        .abi_encode();
+        pull.extend_from_slice(B256::repeat_byte(6).as_slice());
+        let pull = Bytes::from(pull);
+        let call = |target, allow, data: &Bytes| Multicall3::Call3 {
+            target,
+            allowFailure: allow,
+            callData: data.clone(),
+        };
+        let deploy = call(factory, true, &Bytes::from_static(&[1, 2, 3, 4]));
+        let calls = vec![deploy, call(TOKEN, false, &pull)];
+        [pull, Multicall3::aggregate3Call { calls }.abi_encode().into()]
+    }
+
+    /// Payers with code have signatures of any length; their factories are named by the operator.
+    #[test]
+    fn a_puller_serves_payers_with_code_and_deploys_by_named_factories_only() {
+        let (factory, foreign) = (Address::repeat_byte(10), Address::repeat_byte(11));
+        let [pull, deploying] = pulls_by_code(factory);
+        let (plain, with_factory) = (Policy::puller(TOKEN, &[]), Policy::puller(TOKEN, &[factory]));
+        for policy in [&plain, &with_factory] {
+            assert_eq!(refused(policy, &transaction(TOKEN, pull.clone())), None);
+            let untagged = transaction(TOKEN, pull.slice(..pull.len() - 32));
+            assert_eq!(refused(policy, &untagged), Some(Refusal::Calldata));
+            for length in 4..pull.len() {
+                let short = transaction(TOKEN, pull.slice(..length));
+                assert_eq!(refused(policy, &short), Some(Refusal::Calldata), "{length} bytes");
+            }
+            let long = [&pull[..], &[0; MAX_PULL_BYTES]].concat();
+            assert_eq!(refused(policy, &transaction(TOKEN, long.into())), Some(Refusal::Calldata));
+        }
+        let batch = transaction(MULTICALL3, deploying);
+        assert_eq!(refused(&plain, &batch), Some(Refusal::Destination));
+        assert_eq!(refused(&with_factory, &batch), None);
+        let [_, other] = pulls_by_code(foreign);
+        let other = transaction(MULTICALL3, other);
+        assert_eq!(refused(&with_factory, &other), Some(Refusal::Calldata));
+        // Nor may the token itself be called twice.
+        let [_, twice] = pulls_by_code(TOKEN);
+        let twice = transaction(MULTICALL3, twice);
+        assert_eq!(refused(&with_factory, &twice), Some(Refusal::Calldata));
     }
 
     #[test]

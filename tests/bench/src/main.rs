@@ -3,11 +3,13 @@
 //! target/bench/report.json and target/bench/report.md.
 
 mod ingest;
+mod load;
 mod million;
 mod payer;
 mod record;
 mod report;
 mod reserve;
+mod verify;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
@@ -25,6 +27,8 @@ enum Case {
     Ingest,
     /// Audit and reconciliation of a million settlements.
     Million,
+    /// Payments verified for resource servers, beside the npm facilitator.
+    Verify,
 }
 
 /// Measure the keeper.
@@ -74,6 +78,7 @@ async fn main() -> eyre::Result<()> {
             Case::Record => record::measure(&ground).await?,
             Case::Ingest => ingest::measure(&ground).await?,
             Case::Million => million::measure(&ground).await?,
+            Case::Verify => verify::measure(&ground).await?,
         };
         report.add(&figures);
         if ground.divide == 1 {

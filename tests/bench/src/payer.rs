@@ -19,7 +19,7 @@ const VALID_SINCE: u64 = 600;
 /// Seconds that it is valid when it pays for a call.
 const TIMEOUT: u64 = 60;
 /// And when it is only made in advance: a chain whose blocks are laid at once runs ahead of the clock.
-const IN_ADVANCE: u64 = 600;
+pub(crate) const IN_ADVANCE: u64 = 600;
 
 /// Seconds since 1970.
 pub(crate) fn now() -> eyre::Result<u64> {

@@ -34,6 +34,15 @@ impl Figure {
         Self { name, unit, values: values.iter().copied().map(f64::from).collect() }
     }
 
+    /// How many times another's figure ours is: pairs of both.
+    pub(crate) fn ratio(name: &'static str, values: &[(u32, u32)]) -> Self {
+        let ratio = |(ours, theirs): &(u32, u32)| {
+            let ours = Duration::from_secs(u64::from(*ours));
+            ours.checked_div(*theirs).unwrap_or_default().as_secs_f64()
+        };
+        Self { name, unit: "times", values: values.iter().map(ratio).collect() }
+    }
+
     fn json(&self) -> Value {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);

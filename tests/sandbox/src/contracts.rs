@@ -19,6 +19,9 @@ sol! {
 /// Where USDC is on Base Sepolia; stock clients pay it with their defaults.
 pub const USDC_BASE_SEPOLIA: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 
+/// Where Multicall3 is on every chain that has it.
+const MULTICALL3: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA11");
+
 /// `DOMAIN_SEPARATOR()` of that USDC.
 const USDC_DOMAIN_SEPARATOR: B256 =
     b256!("0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818");
@@ -95,6 +98,7 @@ impl Contracts {
         anvil.set_code(USDC_BASE_SEPOLIA, &code).await?;
         let initialize = initializeCall { name: "USDC".to_owned(), admin: minter };
         anvil.send(minter, USDC_BASE_SEPOLIA, &initialize.abi_encode().into()).await?;
+        anvil.set_code(MULTICALL3, &multicall3(tools, anvil).await?).await?;
 
         let config = folder.join("deploy.json");
         let json = json!({
@@ -184,6 +188,43 @@ pub async fn compiled(tools: &Tools, double: &str) -> eyre::Result<Bytes> {
     let artifact = tools.root().join(format!("out/{double}.sol/{double}.json"));
     let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
     Ok(serde_json::from_value(artifact["deployedBytecode"]["object"].clone())?)
+}
+
+/// Compiles a double in contracts/test/doubles and deploys it from the first of anvil's accounts;
+/// `arguments` are its constructor's.
+pub async fn create(
+    tools: &Tools,
+    anvil: &Anvil,
+    double: &str,
+    arguments: &[u8],
+) -> eyre::Result<Address> {
+    build(tools).await?;
+    let artifact = tools.root().join(format!("out/{double}.sol/{double}.json"));
+    let artifact: Value = serde_json::from_slice(&fs::read(&artifact)?)?;
+    let code: Bytes = serde_json::from_value(artifact["bytecode"]["object"].clone())?;
+    let from = anvil.first_account().await?;
+    let input = Bytes::from([&code[..], arguments].concat());
+    let hash = anvil.rpc("eth_sendTransaction", json!([{"from": from, "input": input}])).await?;
+    loop {
+        let receipt = anvil.rpc("eth_getTransactionReceipt", json!([hash])).await?;
+        if receipt["status"] == "0x1" {
+            return Ok(serde_json::from_value(receipt["contractAddress"].clone())?);
+        }
+        eyre::ensure!(receipt.is_null(), "{double} was not deployed: {receipt}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// The code of Multicall3, as the npm package viem carries it: what deploys it answers with it.
+async fn multicall3(tools: &Tools, anvil: &Anvil) -> eyre::Result<Bytes> {
+    let file = tools.root().join("node_modules/viem/_cjs/constants/contracts.js");
+    let text = fs::read_to_string(file)?;
+    let code = text
+        .split_once("exports.multicall3Bytecode = '")
+        .and_then(|(_, rest)| rest.split_once('\''))
+        .ok_or_else(|| eyre::eyre!("viem has no code of Multicall3"))?;
+    let runtime = anvil.rpc("eth_call", json!([{"input": code.0}, "latest"])).await?;
+    Ok(serde_json::from_value(runtime)?)
 }
 
 /// Compiles the contracts unless that is done. One process at a time: forge does not lock its

@@ -21,7 +21,7 @@ mod stale;
 mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
-pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled};
+pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled, create};
 pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;

@@ -284,7 +284,9 @@ pub(crate) fn reply(request: &Value, field: &str, value: Value) -> Value {
 }
 
 async fn answer(State(node): State<Arc<Node>>, Json(request): Json<Value>) -> Response {
-    let fault = node.fault(request["method"].as_str().unwrap_or_default());
+    // Several requests in one share the fault of the first.
+    let first = if request.is_array() { &request[0] } else { &request };
+    let fault = node.fault(first["method"].as_str().unwrap_or_default());
     let error = |code, message| {
         Json(reply(&request, "error", json!({"code": code, "message": message}))).into_response()
     };

@@ -219,8 +219,9 @@ async fn given_for_another_capability() {
     let draft = gate.draft().await;
     let terms = SplitTerms { provider: gate.stack.provider_account, bps: [8_500, 1_000, 500] };
     let mut new = new_settlement(&draft, terms, "bound-1", 1);
-    new.capability_id = "demo/twin".to_owned();
-    new.splitter_capability_id = keccak256("demo:twin");
+    let sale = new.sale.as_mut().unwrap();
+    sale.capability_id = "demo/twin".to_owned();
+    sale.splitter_capability_id = keccak256("demo:twin");
     let ledger = Ledger::open_beside(&gate.database).await.unwrap();
     let mut tx = ledger.begin().await.unwrap();
     let Reservation::Reserved(known) = tx.reserve(&new).await.unwrap() else { panic!("reserved") };

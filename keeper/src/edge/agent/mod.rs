@@ -28,6 +28,7 @@ use alloy::primitives::Address;
 use axum::http::HeaderMap;
 use chrono::Utc;
 use provenance::Mismatch;
+use std::sync::Arc;
 use rate::{Limited, WINDOW};
 
 /// How often a write is tried that collides with another of the same agent.
@@ -60,6 +61,13 @@ pub(super) struct Agent {
     budget: Option<MicroUsdc>,
 }
 
+impl Agent {
+    /// Its id.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 impl Caller {
     /// Who calls: key, then the mandate's end, then its provenance. A provenance is used up by
     /// this, whatever becomes of the call (C-77).
@@ -79,21 +87,10 @@ impl Caller {
                 return Err(ApiError::InvalidRequest(why.to_owned()));
             }
         };
-        let Credentials { agent_id, api_key } = Credentials::of_call(headers, mandate)?;
-        let Some(site) = edge.health.site() else {
-            return Err(ApiError::Degraded("this hub cannot look up agents yet".to_owned()));
-        };
-        let read = async {
-            let mut tx = site.ledger.read().await?;
-            let known = tx.agent_key(&agent_id).await?;
-            // Nothing more is looked up for a guess.
-            if !secret.is_right(&agent_id, &api_key, known) {
-                return Ok(None);
-            }
-            tier(&mut tx, &agent_id).await.map(Some)
-        };
-        let tier = read.await.map_err(|error: LedgerError| ledger_down(&error))?;
-        let tier = tier.ok_or(Refusal::Wrong)?;
+        let credentials = Credentials::of_call(headers, mandate)?;
+        let site = site(edge)?;
+        let tier = sign_in(&site, secret, &credentials).await?;
+        let Credentials { agent_id, api_key } = credentials;
         let now = Utc::now();
         if mandate.is_some_and(|mandate| mandate.is_expired(now)) {
             return Err(Refusal::Expired.into());
@@ -109,13 +106,19 @@ impl Caller {
         Ok(Self::Agent(Agent { id: agent_id, tier, budget }))
     }
 
+    /// Who asks about its own payments, by its headers alone.
+    pub(super) async fn of_headers(edge: &Edge, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Auth::Credentials(secret) = &edge.auth else { return Ok(Self::Payer) };
+        let credentials = Credentials::of_call(headers, None)?;
+        let tier = sign_in(&*site(edge)?, secret, &credentials).await?;
+        Ok(Self::Agent(Agent { id: credentials.agent_id, tier, budget: None }))
+    }
+
     /// Whether the agent may make another call now, and one of this capability. It counts from here on,
     /// whatever becomes of it. Who pays without an account is looked at when it pays.
     pub(super) async fn admit(&self, edge: &Edge, capability: &Capability) -> Result<(), ApiError> {
         let Self::Agent(agent) = self else { return Ok(()) };
-        let Some(site) = edge.health.site() else {
-            return Err(ApiError::Degraded("this hub cannot look up agents yet".to_owned()));
-        };
+        let site = site(edge)?;
         let limit = edge.calls_per_minute.of(agent.tier);
         let limited = take_place(&site, agent, limit).await.map_err(|error| ledger_down(&error))?;
         if let Some(limited) = limited {
@@ -190,6 +193,31 @@ impl Caller {
             Tier::default()
         })
     }
+}
+
+fn site(edge: &Edge) -> Result<Arc<Site>, ApiError> {
+    let why = "this hub cannot look up agents yet";
+    edge.health.site().ok_or_else(|| ApiError::Degraded(why.to_owned()))
+}
+
+/// Checks credentials; an agent's tier if they are right.
+async fn sign_in(
+    site: &Site,
+    secret: &KeySecret,
+    credentials: &Credentials,
+) -> Result<Tier, ApiError> {
+    let Credentials { agent_id, api_key } = credentials;
+    let read = async {
+        let mut tx = site.ledger.read().await?;
+        let known = tx.agent_key(agent_id).await?;
+        // Nothing more is looked up for a guess.
+        if !secret.is_right(agent_id, api_key, known) {
+            return Ok(None);
+        }
+        tier(&mut tx, agent_id).await.map(Some)
+    };
+    let tier = read.await.map_err(|error: LedgerError| ledger_down(&error))?;
+    Ok(tier.ok_or(Refusal::Wrong)?)
 }
 
 async fn tier(tx: &mut Tx, agent_id: &str) -> Result<Tier, LedgerError> {
