@@ -43,11 +43,7 @@ impl Capability {
 
     /// What a payment for it buys.
     pub(super) fn sale(&self) -> Sale {
-        Sale {
-            capability_id: self.name(),
-            splitter_capability_id: self.id,
-            terms: self.terms,
-        }
+        Sale { capability_id: self.name(), splitter_capability_id: self.id, terms: self.terms }
     }
 }
 

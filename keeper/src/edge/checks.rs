@@ -111,7 +111,10 @@ pub(super) async fn check_passing(
         return Err(invalid(Subcause::InsufficientFunds, "the token has blacklisted the payer"));
     }
     if balance < U256::from(amount.micro()) {
-        return Err(invalid(Subcause::InsufficientFunds, "the payer's balance is below the amount"));
+        return Err(invalid(
+            Subcause::InsufficientFunds,
+            "the payer's balance is below the amount",
+        ));
     }
     Ok(balance)
 }

@@ -169,9 +169,7 @@ pub(super) async fn taken_before(
     };
     match found.await.map_err(|error| ledger_down(&error))? {
         Some(known) if known.status.is_void() => Ok(None),
-        Some(known)
-            if known.is_of(agent_id, request_id, content_hash, payment.hash) =>
-        {
+        Some(known) if known.is_of(agent_id, request_id, content_hash, payment.hash) => {
             Ok(Some(known))
         }
         Some(known) => Err(reused(&known)),

@@ -78,7 +78,8 @@ pub use rereads::Reread;
 pub use scan::{AttemptRow, ConfirmedRow, EventRow, JournalRow, MoneyRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
-    KeeperEvidence, NewSettlement, OpenPayments, Reservation, Sale, Settlement, SettlementQuery, Shares,
+    KeeperEvidence, NewSettlement, OpenPayments, Reservation, Sale, Settlement, SettlementQuery,
+    Shares,
 };
 pub use sightings::TokenSighting;
 pub use signal::{Listener, Topic};

@@ -469,7 +469,7 @@ fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
         // It never came in: there is nothing to hold.
         Entry::Passed(pull) => {
             (AccountCode::PassedThrough, AccountCode::PassedThrough, pull.amount)
-        },
+        }
         Entry::Payout(payout) => (AccountCode::Suspense, AccountCode::Splitter, payout.amount),
         Entry::Log(log) => match log.event {
             SplitterEvent::SettlementRecorded { amount, .. }

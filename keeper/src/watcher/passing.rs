@@ -66,9 +66,8 @@ pub(super) async fn passed(
         let nonces: Vec<_> = some.iter().map(|passing| passing.nonce).collect();
         for log in node.logs(&used.clone().topic2(nonces), from, to).await? {
             let Ok(event) = FiatToken::AuthorizationUsed::decode_log(&log.inner) else { continue };
-            let wanted = some
-                .iter()
-                .find(|one| (one.payer, one.nonce) == (event.authorizer, event.nonce));
+            let wanted =
+                some.iter().find(|one| (one.payer, one.nonce) == (event.authorizer, event.nonce));
             if let Some(wanted) = wanted {
                 found.push((*wanted, log));
             }
@@ -124,9 +123,7 @@ async fn transfer(
         .filter(|receipt| receipt.block_hash == at.block_hash && receipt.success())
         .ok_or_else(|| inconsistent(at, "no receipt of that block"))?;
     let mut all = inflows(&receipt.logs, asset, wanted.pay_to).into_iter();
-    let own = all.find(|inflow| {
-        inflow.payer == wanted.payer && inflow.nonce == Some(wanted.nonce)
-    });
+    let own = all.find(|inflow| inflow.payer == wanted.payer && inflow.nonce == Some(wanted.nonce));
     Ok(own.map(|inflow| (inflow.log_index, inflow.value)))
 }
 

@@ -45,12 +45,7 @@ pub(super) fn valid(about: &About) -> Response {
 }
 
 /// A settled payment.
-pub(super) fn settled(
-    about: &About,
-    amount: MicroUsdc,
-    tx_hash: B256,
-    replayed: bool,
-) -> Response {
+pub(super) fn settled(about: &About, amount: MicroUsdc, tx_hash: B256, replayed: bool) -> Response {
     let mut body = json!({
         "success": true,
         "transaction": tx_hash,

@@ -94,9 +94,7 @@ impl TryFrom<Written> for Caller {
             written;
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_word) {
-            return Err(format!(
-                "a caller's name is 1 to {MAX_NAME} characters of [A-Za-z0-9_-]"
-            ));
+            return Err(format!("a caller's name is 1 to {MAX_NAME} characters of [A-Za-z0-9_-]"));
         }
         let token = match token.strip_prefix('$') {
             Some(variable) => env::var(variable).map_err(|_| {
@@ -252,9 +250,8 @@ impl Edge {
             let message = "this daemon has no facilitator API";
             return Err(refuse(StatusCode::NOT_FOUND, "NOT_FOUND", message));
         }
-        let caller = bearer(headers)
-            .and_then(|token| self.callers.find(token))
-            .ok_or_else(unauthorized)?;
+        let caller =
+            bearer(headers).and_then(|token| self.callers.find(token)).ok_or_else(unauthorized)?;
         caller.count(Instant::now()).map_err(|seconds| {
             let message = "too many requests of this caller in a minute";
             let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);

@@ -86,7 +86,9 @@ pub(super) fn authorize(
         .map_err(|subcause| {
             let message = match subcause {
                 Subcause::PaytoMismatch => "authorization.to is not payTo",
-                Subcause::AmountMismatch => "authorization.value is not the amount, to the last unit",
+                Subcause::AmountMismatch => {
+                    "authorization.value is not the amount, to the last unit"
+                }
                 Subcause::Expired => {
                     "outside its time window, too close to its end, or ending too late"
                 }
@@ -119,8 +121,12 @@ pub(super) fn refuse(
     let word = refusal.reason.word(about.version);
     count(endpoint, word);
     tracing::debug!(
-        caller = caller.name(), endpoint = endpoint.as_str(), reason = word,
-        payer = about.payer.map(tracing::field::display), message = refusal.message, "refused"
+        caller = caller.name(),
+        endpoint = endpoint.as_str(),
+        reason = word,
+        payer = about.payer.map(tracing::field::display),
+        message = refusal.message,
+        "refused"
     );
     answer::refused(endpoint, about, refusal)
 }

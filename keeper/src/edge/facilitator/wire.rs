@@ -279,7 +279,10 @@ mod tests {
         let order = parse(&body(1)).unwrap();
         let text = serde_json::to_string_pretty(&body(1)).unwrap();
         let again = parse(&serde_json::from_str(&text).unwrap()).unwrap();
-        assert_eq!((order.payment.hash, order.content_hash), (again.payment.hash, again.content_hash));
+        assert_eq!(
+            (order.payment.hash, order.content_hash),
+            (again.payment.hash, again.content_hash)
+        );
         let mut other = body(1);
         other["paymentRequirements"]["resource"] = json!("https://shop.example/y");
         assert_ne!(parse(&other).unwrap().content_hash, order.content_hash);
