@@ -5,7 +5,7 @@
 use crate::{
     Ground,
     load::{Load, post, send},
-    payer::authorize,
+    payer::{IN_ADVANCE, authorize},
     report::{Figure, percentile},
 };
 use alloy::{hex, signers::local::PrivateKeySigner};
@@ -92,7 +92,7 @@ async fn run(
 
 /// A body as resource servers of version 2 send it.
 fn order(stack: &Stack, payer: &PrivateKeySigner) -> eyre::Result<String> {
-    let (authorization, signature) = authorize(payer, stack.contracts.splitter, payer::IN_ADVANCE)?;
+    let (authorization, signature) = authorize(payer, stack.contracts.splitter, IN_ADVANCE)?;
     let requirements = json!({
         "scheme": "exact",
         "network": "eip155:84532",

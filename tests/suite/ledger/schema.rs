@@ -18,9 +18,10 @@ const APPEND_ONLY: [&str; 9] = [
 ];
 /// Tables whose rows may be deleted: the mirror, how far it is, limits that are taken back, and what is
 /// counted of agents.
-const DELETABLE: [&str; 7] = [
+const DELETABLE: [&str; 8] = [
     "agent_calls",
     "cursors",
+    "passed_events",
     "payout_events",
     "provenance_nonces",
     "spending_limits",

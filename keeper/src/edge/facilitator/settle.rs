@@ -15,7 +15,6 @@ use crate::{
         payment::{Reserved, disabled, reserve, taken_before, wait_for_pull},
     },
     ledger::{NewSettlement, Settlement},
-    lifecycle::Status,
 };
 use alloy::primitives::hex;
 use axum::{
@@ -23,7 +22,7 @@ use axum::{
     response::Response,
 };
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 pub(super) async fn settle(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -44,8 +43,8 @@ pub(super) async fn settle(State(edge): State<Arc<Edge>>, request: Request) -> R
 }
 
 async fn execute(
-    edge: &Arc<Edge>,
-    site: &Arc<Site>,
+    edge: &Edge,
+    site: &Site,
     caller: &Caller,
     about: &About,
     json: Result<Value, Refusal>,
@@ -67,9 +66,8 @@ async fn execute(
             let known =
                 taken_before(site, &order.payment, &agent, &request, order.content_hash).await;
             let settlement = known.map_err(translated)?.ok_or(refusal)?;
-            let patience = caller.patience();
-            let settlement = wait(edge, site, settlement, patience).await.map_err(translated)?;
-            return Ok((settlement, true));
+            let paid = wait_for_pull(site, settlement, caller.patience()).await;
+            return Ok((paid.map_err(translated)?, true));
         }
     };
     let new = NewSettlement {
@@ -87,28 +85,13 @@ async fn execute(
     };
     let reserved = reserve(site, deal.payee(), &new).await.map_err(translated)?;
     let Reserved { settlement, is_new } = reserved;
-    let settlement = wait(edge, site, settlement, caller.patience()).await.map_err(translated)?;
-    Ok((settlement, !is_new))
+    // The caller may hang up: what is reserved is pulled whether anybody waits or not.
+    let paid = wait_for_pull(site, settlement, caller.patience()).await.map_err(translated)?;
+    Ok((paid, !is_new))
 }
 
 /// The request's id: the authorization itself. One authorization is one request of a caller.
 fn request_id(order: &Order) -> String {
     let signed = &order.payment.authorization;
     format!("{}:{}", hex::encode_prefixed(signed.from), signed.nonce)
-}
-
-/// Waits for the pull. The daemon does not end before, though the caller may hang up: what is reserved
-/// is pulled whether anybody waits or not.
-async fn wait(
-    edge: &Edge,
-    site: &Arc<Site>,
-    settlement: Settlement,
-    patience: Duration,
-) -> Result<Settlement, ApiError> {
-    let site = Arc::clone(site);
-    let work = async move { wait_for_pull(&site, settlement, patience).await };
-    edge.work.spawn(work).await.unwrap_or_else(|panic| {
-        tracing::error!(%panic, "ALARM: settling a payment panicked");
-        Err(ApiError::Pending { status: Status::SettlePending, tx_hash: None })
-    })
 }

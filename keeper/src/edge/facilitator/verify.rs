@@ -79,7 +79,7 @@ pub(super) async fn authorize(
 ) -> Result<Authorization<Verified>, Refusal> {
     let Some(head) = site.heads.latest() else {
         let message = "no head of the chain was seen yet";
-        return Err(Refusal::new(Reason::SettleFailed, message));
+        return Err(Refusal::new(endpoint.failed(), message));
     };
     let Payment { authorization, signature, .. } = &order.payment;
     let authorization = Authorization::new(authorization.clone(), signature.clone());
@@ -123,11 +123,8 @@ pub(super) fn count(endpoint: Endpoint, outcome: &str) {
 
 /// The daemon has not come so far.
 pub(super) fn starting(endpoint: Endpoint) -> Response {
-    let reason = match endpoint {
-        Endpoint::Verify => Reason::VerifyFailed,
-        Endpoint::Settle => Reason::SettleFailed,
-    };
     let about = About { version: crate::x402::Version::V2, payer: None, network: String::new() };
-    let refusal = Refusal::new(reason, "this daemon cannot take payments yet; see /readyz");
+    let refusal =
+        Refusal::new(endpoint.failed(), "this daemon cannot take payments yet; see /readyz");
     answer::refused(endpoint, &about, &refusal)
 }
