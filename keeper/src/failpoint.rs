@@ -94,6 +94,8 @@ pub enum Point {
     Rebuild,
     /// Commit: events get their positions, and a seal.
     Seal,
+    /// Commit: a URL that is not called is kept.
+    Refuse,
 }
 
 words!(Point {
@@ -139,6 +141,7 @@ words!(Point {
     Watch => "watch",
     Rebuild => "rebuild",
     Seal => "seal",
+    Refuse => "refuse",
 });
 
 impl Point {

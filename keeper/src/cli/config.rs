@@ -1,13 +1,16 @@
 //! The configuration file.
 
+mod outbound;
 mod refunds;
 
+use outbound::Outbound;
 use refunds::Refunds;
 
 use crate::{
     chain,
     edge::{AdminToken, Auth, Catalogue, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
+    outbound::Guard,
     signer::{KeySource, KmsKey},
     x402::Network,
 };
@@ -62,6 +65,8 @@ pub(super) struct Config {
     pub(super) splitter: Vec<Splitter>,
     #[serde(default)]
     pub(super) refunds: Refunds,
+    #[serde(default)]
+    pub(super) outbound: Outbound,
 }
 
 /// The edge.
@@ -378,7 +383,7 @@ impl Config {
             path.display(),
             file.display()
         );
-        let catalogue = Catalogue::load(&file, config.test_mode)
+        let catalogue = Catalogue::load(&file, &config.guard())
             .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
         Ok((config, catalogue))
     }
@@ -521,6 +526,11 @@ impl Config {
             1 => Ok(()),
             count => Err(format!("exactly one splitter must be active, but {count} are")),
         }
+    }
+
+    /// Which URLs of others may be called.
+    pub(super) fn guard(&self) -> Guard {
+        self.outbound.guard(self.test_mode)
     }
 
     /// The chain of a Splitter.

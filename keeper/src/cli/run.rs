@@ -11,6 +11,7 @@ use crate::{
     edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
+    outbound::Outbound,
 };
 use chrono::Utc;
 use clap::ValueEnum;
@@ -66,7 +67,7 @@ impl Run {
             catalogue,
             health,
             metrics,
-            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+            outbound: Outbound::new(config.guard())?,
             work: TaskTracker::new(),
         });
         let mut server = JoinSet::new();

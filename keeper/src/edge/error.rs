@@ -3,6 +3,7 @@
 
 use crate::{
     lifecycle::{Failure, Status},
+    outbound::{Field, Refused},
     x402::Subcause,
 };
 use alloy::primitives::B256;
@@ -63,6 +64,8 @@ pub(super) enum ApiError {
     Held(Receipt),
     /// Too many calls of this capability failed; nothing was reserved (R-227).
     NotSold,
+    /// A URL that this call needs leads where no call may go; nothing was reserved (R-237).
+    UrlBlocked(Field, Refused),
     /// Something behind the edge is missing.
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
@@ -103,6 +106,7 @@ impl ApiError {
             Self::Provider(Failure::Timeout, _) => "PROVIDER_TIMEOUT",
             Self::Provider(Failure::Unavailable, _) | Self::NotSold => "PROVIDER_UNAVAILABLE",
             Self::Provider(Failure::Forgone, _) => "EXECUTION_FAILED",
+            Self::UrlBlocked(..) => "URL_BLOCKED_SSRF",
             Self::Internal => "INTERNAL_ERROR",
         }
     }
@@ -113,7 +117,9 @@ impl ApiError {
             Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
-            Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::PaymentInvalid { .. } | Self::NotAccepted(_) | Self::UrlBlocked(..) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -168,6 +174,9 @@ impl ApiError {
                  looked; no money moved"
                     .to_owned()
             }
+            Self::UrlBlocked(..) => {
+                "the provider's endpoint has no address that this hub calls; no money moved".to_owned()
+            }
             Self::Degraded(why) => why.clone(),
             Self::Provider(Failure::Error, _) => {
                 "the provider failed after it was paid; a refund is due".to_owned()
@@ -212,6 +221,11 @@ impl ApiError {
                 "transaction_id": receipt.settlement,
             }),
             Self::NotSold => json!({"reason": "too_many_failures"}),
+            Self::UrlBlocked(field, refused) => json!({
+                "field": field.as_str(),
+                "blocked_url": refused.blocked_url,
+                "reason": refused.reason.as_str(),
+            }),
             Self::Provider(_, receipt) => json!({
                 "refund": "due",
                 "tx_hash": receipt.tx_hash,
@@ -243,7 +257,11 @@ impl ApiError {
                              authorization",
                 })
             }
-            Self::NotAccepted(_) | Self::Held(_) | Self::NotSold | Self::Internal => {
+            Self::NotAccepted(_)
+            | Self::Held(_)
+            | Self::NotSold
+            | Self::UrlBlocked(..)
+            | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
             Self::Pending { .. } => json!({"type": "wait", "retry_after_seconds": RETRY_SOON}),

@@ -13,6 +13,7 @@ mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod refused;
 mod site;
 mod trace;
 
@@ -24,7 +25,7 @@ pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
 pub use site::{Auth, Site};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, outbound::Outbound};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
@@ -56,7 +57,7 @@ pub struct Edge {
     /// What was counted.
     pub metrics: Metrics,
     /// Client for provider calls.
-    pub http: reqwest::Client,
+    pub outbound: Outbound,
     /// Payments being settled; they end before the program does.
     pub work: TaskTracker,
 }
