@@ -197,8 +197,8 @@ impl Leader {
         let mut services = JoinSet::new();
         let mut signers = BTreeMap::new();
         for (station, keys) in &self.stations {
-            for (signer, role) in
-                [(&keys.settler, SignerRole::Settler), (&keys.puller, SignerRole::Puller)]
+            let puller = keys.puller.iter().map(|puller| (puller, SignerRole::Puller));
+            for (signer, role) in std::iter::once((&keys.settler, SignerRole::Settler)).chain(puller)
             {
                 // A key that serves several Splitters has one outbox, and may do what each needs.
                 signers

@@ -9,7 +9,9 @@ use super::{
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
     edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
+    facilitator::Facilitator,
     ledger::Ledger,
+    lifecycle::Mode,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
     outbound::Outbound,
 };
@@ -185,7 +187,8 @@ async fn serve(
         };
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
         if role != Role::Keeper && station.settings.state == State::Active {
-            let site = Arc::new(site(config, &ledger, &station, heads));
+            let facilitator = boot::connect_facilitator(config, &station.settings).await?;
+            let site = Arc::new(site(config, &ledger, &station, heads, facilitator));
             let seen = persist(health, "database", stop, || boot::look_at_intake(&site)).await?;
             if seen.is_none() {
                 return Ok(());
@@ -250,7 +253,13 @@ fn check_prices(catalogue: &Catalogue, station: &Station) -> Result<(), Obstacle
     }
 }
 
-fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Site {
+fn site(
+    config: &Config,
+    ledger: &Ledger,
+    station: &Station,
+    heads: Heads,
+    facilitator: Option<Arc<Facilitator>>,
+) -> Site {
     Site {
         network: station.network,
         chain: station.chain.clone(),
@@ -258,7 +267,11 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         ledger: ledger.clone(),
         lease: lease_name(station.record.chain_id),
         splitter: station.record,
-        puller: station.settings.puller.address,
+        puller: match station.settings.mode {
+            Mode::SelfPull => station.settings.puller.as_ref().map(|puller| puller.address),
+            Mode::External => None,
+        },
+        facilitator,
         registrations: Registrations::default(),
         intake: Intake::default(),
         settle_timeout: config.http.settle_timeout,

@@ -195,7 +195,7 @@ fn completed(
                 "settlement_tx": paid.pull.tx_hash,
                 "network": network,
                 "payer": paid.payer,
-                "facilitator": edge.public_url.as_str().trim_end_matches('/'),
+                "facilitator": site.facilitator_url(&edge.public_url),
                 "chain_id": site.network.chain_id(),
                 "log_index": paid.pull.log_index,
             },

@@ -9,6 +9,7 @@ mod catalogue;
 mod delivery;
 mod envelope;
 mod error;
+mod external;
 mod health;
 mod intake;
 mod invoke;

@@ -6,6 +6,7 @@ use super::{
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
+    external,
     intake::Shut,
     refused,
 };
@@ -13,11 +14,12 @@ use crate::{
     chain::{BlockTag, ChainError},
     eip3009::{Authorization, FiatToken, Unverified, Verified, domain},
     failpoint::Point,
-    ledger::{LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic},
-    lifecycle::{IntentKind, Status, StatusEvent},
+    ledger::{LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic, Tx},
+    lifecycle::{IntentKind, Mode, Status, StatusEvent},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
+use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,6 +33,9 @@ const MAX_ATTEMPTS: u32 = 8;
 const SHORT_DELAY: Duration = Duration::from_millis(500);
 /// Most payments of one payer on their way.
 const MAX_OPEN_PAYMENTS: u64 = 64;
+/// Two questions to a facilitator take ten seconds at the most: a reservation that is older and was not
+/// handed over never will be by whoever made it.
+const LEFT_BEHIND_AFTER: TimeDelta = TimeDelta::seconds(15);
 /// How long a waiting request goes without looking when nothing is signalled.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -76,7 +81,7 @@ fn ledger_lost(error: &LedgerError) -> ApiError {
     ApiError::Pending { status: Status::SettlePending, tx_hash: None }
 }
 
-fn chain_down(error: &ChainError) -> ApiError {
+pub(super) fn chain_down(error: &ChainError) -> ApiError {
     tracing::error!(%error, "edge: the chain failed");
     ApiError::Degraded("the chain does not answer; no money moved".to_owned())
 }
@@ -103,6 +108,10 @@ pub(super) async fn settle(
                 splitter: site.splitter.address,
                 asset: site.splitter.asset,
                 amount: capability.price,
+                mode: match site.facilitator {
+                    Some(_) => Mode::External,
+                    None => Mode::SelfPull,
+                },
                 version: payment.version,
                 capability_id: capability.name(),
                 splitter_capability_id: capability.id,
@@ -113,15 +122,35 @@ pub(super) async fn settle(
                 payment_hash: payment.hash,
                 authorization,
             };
-            reserve(edge, site, capability, &new).await?
+            let (settlement, is_ours) = reserve(edge, site, capability, &new).await?;
+            if let Some(facilitator) = &site.facilitator
+                && (is_ours || is_left_behind(&settlement, &new))
+            {
+                external::hand_over(edge, site, facilitator, capability, &new, &settlement).await?;
+            }
+            settlement
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
             taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
         }
     };
-    let settlement = wait_for_pull(site, settlement).await?;
+    let settlement = wait_for_pull(site, settlement).await.map_err(|error| {
+        match (&site.facilitator, error) {
+            (Some(facilitator), ApiError::Pending { .. }) => {
+                external::still_pending(site, facilitator)
+            }
+            (_, error) => error,
+        }
+    })?;
     deliver(edge, site, capability, invocation, &settlement).await
+}
+
+/// Whether whoever reserved this payment was gone before the facilitator could have it.
+fn is_left_behind(settlement: &Settlement, new: &NewSettlement) -> bool {
+    settlement.status == Status::Reserved
+        && settlement.payment_hash == Some(new.payment_hash)
+        && Utc::now() - settlement.reserved_at > LEFT_BEHIND_AFTER
 }
 
 /// The paying address is the agent.
@@ -224,13 +253,14 @@ enum Taken {
     Unknown(LedgerError),
 }
 
-/// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
+/// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction; where
+/// somebody else pulls, that comes after. Tells whether it is this request's own.
 async fn reserve(
     edge: &Edge,
     site: &Site,
     capability: &Capability,
     new: &NewSettlement,
-) -> Result<Settlement, ApiError> {
+) -> Result<(Settlement, bool), ApiError> {
     // Nothing is written for a payment that the chain would not let through.
     let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
     let mut balance = match known {
@@ -292,7 +322,7 @@ fn answer(
     site: &Site,
     new: &NewSettlement,
     reservation: Reservation,
-) -> Result<Settlement, ApiError> {
+) -> Result<(Settlement, bool), ApiError> {
     match reservation {
         Reservation::Reserved(settlement) => {
             tracing::info!(
@@ -300,11 +330,13 @@ fn answer(
                 capability = new.capability_id, "reserved"
             );
             site.ledger.signal(Topic::Intents);
-            Ok(settlement)
+            Ok((settlement, true))
         }
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
-        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
+        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => {
+            Ok((settlement, false))
+        }
         Reservation::NonceReused(settlement) => Err(reused(&settlement)),
         Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
@@ -352,26 +384,41 @@ async fn try_reserve(
     if tx.capability_is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
         return Ok(Taken::NotSold);
     }
-    tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
-    if !tx.reopen_pull(settlement.id).await? {
-        tx.add_intent(&NewIntent {
-            chain_id: new.chain_id,
-            splitter: new.splitter,
-            signer: site.puller,
-            kind: IntentKind::Pull,
-            settlement: Some(settlement.id),
-            splitter_capability_id: new.splitter_capability_id,
-            to: new.asset,
-            calldata: new.authorization.pull_call(new.splitter_capability_id),
-            gas_limit: PULL_GAS,
-            valid_before: Some(new.authorization.valid_before()),
-        })
-        .await?;
+    if new.mode == Mode::SelfPull {
+        let Some(puller) = site.puller else { return Ok(Taken::Closed("nobody pulls here")) };
+        hand_to_outbox(&mut tx, puller, new, settlement).await?;
     }
     match tx.commit(Point::Reserve).await {
         Ok(()) => Ok(Taken::Answer(Box::new(reservation))),
         Err(error) => Ok(Taken::Unknown(error)),
     }
+}
+
+/// Moves a payment on and has the outbox pull it.
+async fn hand_to_outbox(
+    tx: &mut Tx,
+    puller: Address,
+    new: &NewSettlement,
+    settlement: &Settlement,
+) -> Result<(), LedgerError> {
+    tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": new.mode})).await?;
+    if tx.reopen_pull(settlement.id).await? {
+        return Ok(());
+    }
+    tx.add_intent(&NewIntent {
+        chain_id: new.chain_id,
+        splitter: new.splitter,
+        signer: puller,
+        kind: IntentKind::Pull,
+        settlement: Some(settlement.id),
+        splitter_capability_id: new.splitter_capability_id,
+        to: new.asset,
+        calldata: new.authorization.pull_call(new.splitter_capability_id),
+        gas_limit: PULL_GAS,
+        valid_before: Some(new.authorization.valid_before()),
+    })
+    .await?;
+    Ok(())
 }
 
 /// What only the chain knows: would this pull go through, and may this capability be sold? Returns

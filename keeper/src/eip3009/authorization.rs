@@ -198,6 +198,11 @@ impl Authorization<Verified> {
         self.signed.valid_before
     }
 
+    /// What was signed.
+    pub const fn signed(&self) -> &SignedAuthorization {
+        &self.signed
+    }
+
     /// 65 bytes, v = 27 or 28, low s.
     pub const fn signature(&self) -> &Bytes {
         &self.signature

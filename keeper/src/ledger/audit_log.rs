@@ -60,6 +60,14 @@ pub enum Action {
     MismatchFlagged,
     /// Money came in that no payment asked for (R-127, C-33c).
     UnattributedBalance,
+    /// A payment was refused after it was reserved.
+    PaymentRejected,
+    /// The facilitator's TLS key is not a pinned one.
+    CertPinMismatch,
+    /// An answer of the facilitator is not signed by a pinned key.
+    SignaturePinMismatch,
+    /// The facilitator named another payment's transaction.
+    TxHashSeen,
 }
 
 words!(Action {
@@ -86,6 +94,10 @@ words!(Action {
     OrphanDetected => "x402.orphan_detected",
     MismatchFlagged => "x402.mismatch_flagged",
     UnattributedBalance => "x402.unattributed_balance",
+    PaymentRejected => "x402.payment_rejected",
+    CertPinMismatch => "x402.facilitator.cert_pin_mismatch",
+    SignaturePinMismatch => "x402.facilitator.signature_pin_mismatch",
+    TxHashSeen => "x402.facilitator.tx_hash_seen",
 });
 
 /// A line of the log.

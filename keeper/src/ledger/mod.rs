@@ -18,6 +18,7 @@ mod contention;
 mod deliveries;
 mod events;
 mod export;
+mod facilitator;
 mod finality;
 mod flags;
 mod foreign;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     eip3009::{Authorization, Verified},
-    lifecycle::{KeeperState, Status, StatusEvent, TraceTerms},
+    lifecycle::{KeeperState, Mode, Status, StatusEvent, TraceTerms},
     splitter::SplitTerms,
     x402::{MicroUsdc, Version},
 };
@@ -30,6 +30,8 @@ pub struct NewSettlement {
     pub authorization: Authorization<Verified>,
     /// Its amount.
     pub amount: MicroUsdc,
+    /// Who pulls it.
+    pub mode: Mode,
     /// Version of x402 that the payer speaks.
     pub version: Version,
     /// "namespace/action".
@@ -365,6 +367,7 @@ impl Tx {
     /// # Errors
     /// [`LedgerError::Conflict`] when another caller took it in this very moment; call again.
     pub async fn reserve(&mut self, new: &NewSettlement) -> Result<Reservation> {
+        const MODE: &str = "UPDATE x402_settlements SET mode = $1 WHERE id = $2";
         let authorization = &new.authorization;
         let known = self
             .settlement_by_identity(
@@ -381,7 +384,9 @@ impl Tx {
             if known.status != Status::Released {
                 return Ok(Reservation::Joined(known));
             }
-            self.step_status(&known, StatusEvent::Reserve, &json!({})).await?;
+            // It may be another one's turn to pull it.
+            execute!(self, MODE, new.mode.as_str(), known.id.to_string())?;
+            self.step_status(&known, StatusEvent::Reserve, &json!({"mode": new.mode})).await?;
             let known = Settlement { status: Status::Reserved, ..known };
             return Ok(Reservation::Reserved(known));
         }
@@ -401,8 +406,8 @@ impl Tx {
              amount_usdc_micro, valid_after, valid_before, signature, kind, mode, x402_version,
              capability_id, splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps,
              agent_id, request_id, content_hash, payment_hash, status, keeper_state, reserved_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'capability', 'self', $13,
-             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, 'reserved', 'none', $24)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'capability', $13, $14,
+             $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 'reserved', 'none', $25)
             ON CONFLICT DO NOTHING";
         let authorization = &new.authorization;
         let id = Uuid::new_v4();
@@ -431,6 +436,7 @@ impl Tx {
             bigint("validAfter", authorization.valid_after())?,
             bigint("validBefore", authorization.valid_before())?,
             authorization.signature().to_vec(),
+            new.mode.as_str(),
             bigint("x402Version", new.version.number())?,
             &new.capability_id,
             hex(new.splitter_capability_id),
@@ -451,7 +457,7 @@ impl Tx {
             "agent_id": new.agent_id,
             "capability": new.capability_id,
             "content_hash": new.content_hash,
-            "mode": "self",
+            "mode": new.mode,
             "payment_hash": new.payment_hash,
             "provider": new.terms.provider,
             "request_id": new.request_id,

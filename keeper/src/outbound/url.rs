@@ -72,6 +72,9 @@ fn is_name(name: &str) -> bool {
 
 /// A URL without what may be secret.
 pub(super) fn redacted(url: &Url) -> String {
+    if !url.has_host() {
+        return format!("{}:", url.scheme());
+    }
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let host = url.host_str().unwrap_or_default();
     format!("{}://{host}{port}{}", url.scheme(), url.path())
