@@ -14,7 +14,7 @@ use keeper::{
     ledger::{
         Ledger, NewIntent, NewSettlement, Reservation, Settlement, SettlementQuery, SplitterRecord,
     },
-    lifecycle::{IntentKind, KeeperState, Status, StatusEvent},
+    lifecycle::{IntentKind, KeeperState, Mode, Status, StatusEvent},
     reconciler::{Reconciliation, reconcile},
     splitter::{SplitTerms, SplitterEvent, capability_id, recorded_identity},
     x402::{MicroUsdc, Network, SignedAuthorization, Version},
@@ -511,6 +511,7 @@ pub(crate) fn new_settlement(
         splitter: draft.authorization.to,
         asset: asset.address,
         amount,
+        mode: Mode::SelfPull,
         version: Version::V1,
         capability_id: "demo/echo".to_owned(),
         splitter_capability_id: capability_id("demo", "echo"),

@@ -59,8 +59,9 @@ pub(super) async fn hand_over(
         Ok(Settled::Pulled { transaction, answer }) => hand.pulled(transaction, &answer).await,
         Ok(Settled::Refused { subcause, reason }) => hand.refused(subcause, &reason).await,
         Ok(Settled::Unclear { reason }) => {
+            // A second attempt finds its own first one (C-56): the chain knows.
             tracing::warn!(payment = %settlement.id, reason, "the facilitator does not say");
-            Err(hand.timeout(Subcause::FacilitatorSlow, 0))
+            Ok(())
         }
         Err(fault) if !fault.was_sent() => {
             if !hand.withdraw(Status::SettlePending, &told(&fault)).await? {

@@ -117,14 +117,14 @@ impl Facilitator {
 
     /// An answer's body, signed.
     async fn ask(&self, url: &Url, request: &Value) -> Result<Vec<u8>, Fault> {
-        if self.circuit.is_open() {
+        if self.circuit.is_open(Instant::now()) {
             return Err(Failed::before("circuit_open").into());
         }
         let started = Instant::now();
         if let Ok(answer) = tokio::time::timeout(LIMIT, self.attempts(url, request)).await {
             return answer.map_err(Fault::from);
         }
-        self.circuit.timed_out();
+        self.circuit.timed_out(Instant::now());
         crate::metrics::FACILITATOR_TIMEOUT_TOTAL.add(1, []);
         Err(Fault::slow(started.elapsed()))
     }

@@ -10,7 +10,7 @@ use alloy::{primitives::B256, signers::local::PrivateKeySigner};
 use keeper::{
     failpoint::Point,
     ledger::{Ledger, NewIntent, NewSettlement, Reservation, SplitterRecord},
-    lifecycle::{IntentKind, StatusEvent},
+    lifecycle::{IntentKind, Mode, StatusEvent},
     splitter::{SplitTerms, capability_id},
     x402::{MicroUsdc, Network, Version},
 };
@@ -69,6 +69,7 @@ fn draft(
         splitter: splitter.address,
         asset: splitter.asset,
         amount: MicroUsdc::new(PRICE_MICRO)?,
+        mode: Mode::SelfPull,
         version: Version::V1,
         capability_id: "demo/echo".to_owned(),
         splitter_capability_id: capability_id("demo", "echo"),
