@@ -9,9 +9,7 @@ use keeper::{
     ledger::{Action, Ledger},
     lifecycle::{KeeperState, Status},
 };
-use sandbox::{
-    Daemon, FacilitatorStub, PRICE_MICRO, Reply, Stack, StackOptions, Transport, Turn,
-};
+use sandbox::{Daemon, FacilitatorStub, PRICE_MICRO, Reply, Stack, StackOptions, Transport, Turn};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -100,26 +98,35 @@ async fn settled(name: &str, database: Option<String>) {
     sound(&hub.stack, &hub.database, 1).await;
     let known = settlement_of(&hub.database, &draft.authorization).await.unwrap();
     assert_eq!((known.status, known.keeper_state), (Status::ChainConfirmed, KeeperState::Split));
-    let told = "(SELECT facilitator_response_jsonb ->> 'transaction' AS hash FROM x402_settlements) t";
-    assert!(tally(&hub.database, told, "hash").await.contains_key(&known.pull.unwrap().tx_hash.to_string()));
+    let told =
+        "(SELECT facilitator_response_jsonb ->> 'transaction' AS hash FROM x402_settlements) t";
+    assert!(
+        tally(&hub.database, told, "hash")
+            .await
+            .contains_key(&known.pull.unwrap().tx_hash.to_string())
+    );
     assert_eq!(tally(&hub.database, "x402_settlements", "mode").await["external"], 1);
-    assert_eq!(tally(&hub.database, "signers", "role").await.keys().collect::<Vec<_>>(), ["settler"]);
+    assert_eq!(
+        tally(&hub.database, "signers", "role").await.keys().collect::<Vec<_>>(),
+        ["settler"]
+    );
     assert_eq!(on_chain(&hub.stack, &draft.authorization).await, (FUNDS - PRICE_MICRO, true));
     audited(&hub.daemon.config, &hub.database).await;
 }
 
-/// verified, written down, settled once; recorded and split by us.
+/// verified, written down, settled once; recorded and split by us.
 #[tokio::test]
 async fn a_facilitator_pulls_and_we_record_and_split() {
     settled("external", None).await;
 }
 
+/// the same on PostgreSQL.
 #[tokio::test]
 async fn a_facilitator_pulls_and_we_record_and_split_on_postgres() {
     settled("external-pg", Some(postgres().await)).await;
 }
 
-/// C-56: a no is told in the registry's words and frees the payment; a 5xx is tried
+/// C-56: a no is told in the registry's words and frees the payment; a 5xx is tried
 /// once more; a no is not believed against the chain.
 #[tokio::test]
 async fn what_a_facilitator_refuses_is_released_and_may_be_tried_again() {
@@ -170,7 +177,7 @@ async fn what_a_facilitator_refuses_is_released_and_may_be_tried_again() {
     audited(&hub.daemon.config, &hub.database).await;
 }
 
-/// C-55: no answer in five seconds. Before it has the payment that ends the
+/// C-55: no answer in five seconds. Before it has the payment that ends the
 /// reservation; after it only the chain does.
 #[tokio::test]
 async fn a_slow_facilitator_costs_nobody_money() {
@@ -209,7 +216,7 @@ async fn a_slow_facilitator_costs_nobody_money() {
     audited(&hub.daemon.config, &hub.database).await;
 }
 
-/// A facilitator that names a transaction and has pulled nothing: no provider works for it, and when the
+/// a facilitator that names a transaction and has pulled nothing: no provider works for it, and when the
 /// window is over the payment is released. Its word stays on file. `tx_hash_seen` where the transaction
 /// is another payment's.
 #[tokio::test]
@@ -223,7 +230,12 @@ async fn a_facilitator_that_lies_is_not_believed() {
     let replayed = hub.draft();
     hub.stub.once("settle", Turn::only_says(Reply::Says(lie(pull.tx_hash))));
     let answer = hub.pay("call-2", &replayed).await;
-    assert_eq!((answer.status, answer.code()), (409, "X402_SETTLEMENT_REUSED"), "{:?}", answer.body);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (409, "X402_SETTLEMENT_REUSED"),
+        "{:?}",
+        answer.body
+    );
     assert_eq!(answer.subcause(), "tx_hash_seen");
     assert_eq!(answer.body["error"]["details"]["tx_hash"], json!(pull.tx_hash));
     assert_eq!(hub.actions(Action::TxHashSeen).await.0, 1);
@@ -231,7 +243,12 @@ async fn a_facilitator_that_lies_is_not_believed() {
     let invented = hub.draft();
     hub.stub.once("settle", Turn::only_says(Reply::Says(lie(B256::repeat_byte(7)))));
     let answer = hub.pay("call-3", &invented).await;
-    assert_eq!((answer.status, answer.code()), (504, "X402_SETTLEMENT_TIMEOUT"), "{:?}", answer.body);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (504, "X402_SETTLEMENT_TIMEOUT"),
+        "{:?}",
+        answer.body
+    );
     for draft in [&replayed, &invented] {
         assert_eq!(hub.status(draft).await, Some(Status::SettlePending), "only the chain ends it");
         assert!(!on_chain(&hub.stack, &draft.authorization).await.1);
@@ -279,7 +296,7 @@ async fn an_answer_that_is_not_signed_is_not_read() {
     assert_eq!(hub.stack.provider.calls(), 1);
 }
 
-/// another TLS key, though the authorities vouch for it; nobody at the port. Nothing was
+/// another TLS key, though the authorities vouch for it; nobody at the port. Nothing was
 /// sent, so nothing is pending.
 #[tokio::test]
 async fn a_facilitator_with_another_tls_key_is_asked_nothing() {
@@ -316,7 +333,7 @@ async fn a_facilitator_with_another_tls_key_is_asked_nothing() {
     assert!(hub.daemon.logged().contains("ITS TLS KEY IS NOT PINNED"), "R-266");
 }
 
-/// what may not be called, or is not said well, is no facilitator.
+/// what may not be called, or is not said well, is no facilitator.
 #[tokio::test]
 async fn a_facilitator_that_may_not_be_called_stops_the_start() {
     let stack = stack("unstarted", StackOptions::default()).await;
@@ -336,8 +353,7 @@ async fn a_facilitator_that_may_not_be_called_stops_the_start() {
         ),
     ] {
         let change = |own: String| external(&own, &format!("[facilitator]\n{facilitator}\n"));
-        let mut daemon =
-            stack.spawn(&keeper(), &stack.sqlite(), &[], change).await.unwrap();
+        let mut daemon = stack.spawn(&keeper(), &stack.sqlite(), &[], change).await.unwrap();
         assert_eq!(daemon.wait().await.unwrap(), 2, "{facilitator}: {}", daemon.tail());
         assert!(daemon.logged().contains(why), "{facilitator}: {}", daemon.tail());
     }
@@ -395,6 +411,9 @@ async fn killed_around_a_facilitator_it_settles_once() {
     }
     sound(&hub.stack, &hub.database, paid).await;
     assert_eq!(settlements(&hub.stack, &hub.database).await.len(), 6);
-    assert_eq!(on_chain(&hub.stack, &hub.draft().authorization).await.0, FUNDS - paid * PRICE_MICRO);
+    assert_eq!(
+        on_chain(&hub.stack, &hub.draft().authorization).await.0,
+        FUNDS - paid * PRICE_MICRO
+    );
     audited(&hub.daemon.config, &hub.database).await;
 }

@@ -61,7 +61,7 @@ async fn an_endpoint_that_leads_elsewhere_is_not_called_and_not_paid() {
     }
 }
 
-/// what is wrong with an endpoint as it is written ends the start.
+/// what is wrong with an endpoint as it is written ends the start.
 #[tokio::test]
 async fn an_endpoint_that_nobody_may_call_stops_the_start() {
     let stack = stack("unsold", StackOptions::default()).await;

@@ -198,7 +198,8 @@ impl Leader {
         let mut signers = BTreeMap::new();
         for (station, keys) in &self.stations {
             let puller = keys.puller.iter().map(|puller| (puller, SignerRole::Puller));
-            for (signer, role) in std::iter::once((&keys.settler, SignerRole::Settler)).chain(puller)
+            for (signer, role) in
+                std::iter::once((&keys.settler, SignerRole::Settler)).chain(puller)
             {
                 // A key that serves several Splitters has one outbox, and may do what each needs.
                 signers

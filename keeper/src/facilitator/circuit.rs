@@ -30,7 +30,8 @@ impl Circuit {
     /// Whether nothing is asked now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.len() == MOST && times.front().is_some_and(|first| now.duration_since(*first) < WINDOW)
+        times.len() == MOST
+            && times.front().is_some_and(|first| now.duration_since(*first) < WINDOW)
     }
 }
 

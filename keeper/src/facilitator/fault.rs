@@ -101,8 +101,7 @@ impl Failed {
     /// What a failed request says.
     pub(super) fn of(error: &reqwest::Error) -> Self {
         if let Some(observed) = pin::mismatch(error) {
-            let failed =
-                Self::new(Subcause::CertPinMismatch, "tls_cert_spki_pin_mismatch", false);
+            let failed = Self::new(Subcause::CertPinMismatch, "tls_cert_spki_pin_mismatch", false);
             return Self { observed: Some(observed), ..failed };
         }
         match refusal(error) {

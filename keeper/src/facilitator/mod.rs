@@ -140,7 +140,8 @@ impl Facilitator {
     }
 
     async fn attempt(&self, url: &Url, request: &Value) -> Result<Vec<u8>, Failed> {
-        let post = self.http.post(url).map_err(|refused| Failed::before(refused.reason.as_str()))?;
+        let post =
+            self.http.post(url).map_err(|refused| Failed::before(refused.reason.as_str()))?;
         let mut answer = post.json(request).send().await.map_err(|error| Failed::of(&error))?;
         if answer.status().is_server_error() {
             return Err(Failed::after_it_was_sent("upstream_5xx"));
@@ -154,6 +155,10 @@ impl Facilitator {
             }
         }
         let signature = signature.as_ref().map(|value| value.as_bytes());
-        if pin::is_signed(&self.keys, signature, &body) { Ok(body) } else { Err(Failed::unsigned()) }
+        if pin::is_signed(&self.keys, signature, &body) {
+            Ok(body)
+        } else {
+            Err(Failed::unsigned())
+        }
     }
 }

@@ -85,9 +85,8 @@ impl ServerCertVerifier for Pinned {
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let observed = Pin(Sha256::digest(leaf.subject_public_key_info()).into());
         // Every pin is compared, each in the same time.
-        let known = self.pins.iter().fold(Choice::from(0), |known, pin| {
-            known | pin.0.ct_eq(&observed.0)
-        });
+        let known =
+            self.pins.iter().fold(Choice::from(0), |known, pin| known | pin.0.ct_eq(&observed.0));
         if bool::from(known) {
             return Ok(verified);
         }
@@ -129,10 +128,9 @@ pub(super) fn tls(
     store.add_parsable_certificates(
         roots.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs),
     );
-    let usual =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
-            .build()
-            .map_err(|error| tls(&error))?;
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+        .build()
+        .map_err(|error| tls(&error))?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| tls(&error))?
@@ -167,9 +165,8 @@ pub(super) fn is_signed(keys: &[VerifyingKey], signature: Option<&[u8]>, body: &
     let signature = signature
         .and_then(|text| BASE64_STANDARD.decode(text).ok())
         .and_then(|bytes| Signature::from_slice(&bytes).ok());
-    signature.is_some_and(|signature| {
-        keys.iter().any(|key| key.verify_strict(body, &signature).is_ok())
-    })
+    signature
+        .is_some_and(|signature| keys.iter().any(|key| key.verify_strict(body, &signature).is_ok()))
 }
 
 #[cfg(test)]

@@ -102,7 +102,9 @@ pub(super) fn verified(body: &[u8]) -> Result<Verified, Fault> {
         Meaning::Broken => Err(Fault::broken()),
         // Nothing was sent yet: it is a no, whatever it means.
         Meaning::Ambiguous => Ok(Verified::Invalid { subcause: Subcause::NonceReused, reason }),
-        Meaning::Unknown => Ok(Verified::Invalid { subcause: Subcause::PayloadDecodeError, reason }),
+        Meaning::Unknown => {
+            Ok(Verified::Invalid { subcause: Subcause::PayloadDecodeError, reason })
+        }
     }
 }
 
@@ -247,7 +249,8 @@ mod tests {
                 if *transaction == hash && answer["transaction"] == json!(hash)),
             "{answer:?}"
         );
-        let says_no = |reason: &str| settled(&says(&json!({"success": false, "errorReason": reason})));
+        let says_no =
+            |reason: &str| settled(&says(&json!({"success": false, "errorReason": reason})));
         let subcause = Subcause::InsufficientFunds;
         let reason = "insufficient_funds".to_owned();
         assert_eq!(says_no(&reason), Ok(Settled::Refused { subcause, reason }));

@@ -282,9 +282,12 @@ mod tests {
     #[test]
     fn nothing_paid_is_ever_released() {
         for status in Status::ALL.iter().filter(|status| status.is_paid()) {
-            for event in
-                [StatusEvent::Lapse, StatusEvent::Refuse, StatusEvent::Consumed, StatusEvent::Reserve]
-            {
+            for event in [
+                StatusEvent::Lapse,
+                StatusEvent::Refuse,
+                StatusEvent::Consumed,
+                StatusEvent::Reserve,
+            ] {
                 assert!(status.step(event).is_err(), "{status} {event}");
             }
         }

@@ -148,7 +148,8 @@ async fn every_address_of_a_name_is_looked_at() {
         assert_eq!(refused.map(|refused| refused.reason), expected, "{answer:?}");
     }
     let failing = Lookup::new(|_| Box::pin(async { Err(io::Error::other("no resolver")) }));
-    let refused = guard().with_lookup(failing).check("https://provider.example/").await.unwrap_err();
+    let refused =
+        guard().with_lookup(failing).check("https://provider.example/").await.unwrap_err();
     assert_eq!(refused.reason, Reason::DnsResolveFailed);
 }
 

@@ -193,11 +193,8 @@ impl FacilitatorStub {
 
     /// The configuration that trusts it.
     pub fn config(&self) -> String {
-        let mut config = format!(
-            "[facilitator]\nurl = \"{}\"\npubkey = \"{}\"\n",
-            self.url,
-            self.pubkey()
-        );
+        let mut config =
+            format!("[facilitator]\nurl = \"{}\"\npubkey = \"{}\"\n", self.url, self.pubkey());
         if let Some(file) = &self.ca_file {
             config += &format!("cert_pin = \"{}\"\nca_file = \"{}\"\n", self.pin, file.display());
         }
@@ -439,7 +436,8 @@ impl Identity {
         let params = CertificateParams::new(vec!["localhost".to_owned()])?;
         let certificate = params.signed_by(&key, &authority)?;
         let pin = alloy::hex::encode(Sha256::digest(key.subject_public_key_info()));
-        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| eyre::eyre!(why))?;
+        let private =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| eyre::eyre!(why))?;
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

@@ -88,9 +88,11 @@ impl Facilitator {
         }
         let pins = if is_sentinel { Vec::new() } else { pins };
         if pins.is_empty() && !test_mode {
-            return Err("facilitator.cert_pin is missing, or all zeros, which is for test_mode = true \
+            return Err(
+                "facilitator.cert_pin is missing, or all zeros, which is for test_mode = true \
                         only; pin the key of its TLS certificate"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let may_be_unsigned = match self.unsigned.as_deref() {
             None => false,
