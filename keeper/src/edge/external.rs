@@ -7,7 +7,7 @@
 
 use super::{Capability, Edge, Site, error::ApiError, payment::chain_down};
 use crate::{
-    chain::BlockTag,
+    chain::{BlockTag, Heads},
     eip3009::FiatToken,
     facilitator::{Facilitator, Fault, Settled, Verified, request},
     failpoint::Point,
@@ -17,6 +17,9 @@ use crate::{
 };
 use alloy::primitives::B256;
 use serde_json::{Value, json};
+
+/// So many blocks after a refusal the authorization must be unused still.
+const PATIENCE_BLOCKS: u64 = 2;
 
 /// What came of handing a payment over.
 type Outcome = Result<(), ApiError>;
@@ -163,8 +166,12 @@ impl Hand<'_> {
         }
     }
 
-    /// It will not settle. That is believed only while the chain has the authorization unused (C-56).
+    /// It will not settle. That is believed only when the chain has the authorization unused some blocks
+    /// later (C-56): it may have pulled all the same, in a transaction that is not mined yet.
     async fn refused(&self, subcause: Subcause, reason: &str) -> Outcome {
+        if !self.blocks_have_passed().await {
+            return Err(self.timeout(Subcause::ChainCongested, millis(self.site.settle_timeout)));
+        }
         let Settlement { payer, nonce, asset, .. } = *self.settlement;
         let state = FiatToken::authorizationStateCall { authorizer: payer, nonce };
         match self.site.chain.call(asset, &state, BlockTag::Latest).await {
@@ -184,6 +191,19 @@ impl Hand<'_> {
                 Err(self.timeout(Subcause::ChainCongested, 0))
             }
         }
+    }
+
+    /// Waits for a few blocks. False when they do not come in time.
+    async fn blocks_have_passed(&self) -> bool {
+        let mut heads = self.site.heads.clone();
+        let number = |heads: &Heads| heads.latest().map(|seen| seen.head.number());
+        let Some(begun) = number(&heads) else { return false };
+        let passed = async {
+            while number(&heads).is_none_or(|now| now < begun.saturating_add(PATIENCE_BLOCKS)) {
+                heads.changed().await;
+            }
+        };
+        tokio::time::timeout(self.site.settle_timeout, passed).await.is_ok()
     }
 
     /// Ends the reservation and says why.
