@@ -144,11 +144,11 @@ pub(super) fn tls(
 pub(super) fn mismatch(error: &reqwest::Error) -> Option<PinMismatch> {
     let mut source = error.source();
     while let Some(error) = source {
-        // An io::Error's source is that of what it carries, not that itself.
-        let inner = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => inner as &(dyn Error + 'static),
-            None => error,
-        };
+        // An io::Error's source is that of what it carries, not that itself; they stand in one another.
+        let mut inner = error;
+        while let Some(carried) = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            inner = carried;
+        }
         if let Some(rustls::Error::Other(OtherError(other))) = inner.downcast_ref() {
             return other.downcast_ref::<PinMismatch>().cloned();
         }
