@@ -96,6 +96,14 @@ pub enum Point {
     Rebuild,
     /// Commit: events get their positions, and a seal.
     Seal,
+    /// Commit: a payment is handed to the facilitator.
+    HandOver,
+    /// Commit: what the facilitator says it did.
+    Attest,
+    /// Commit: the facilitator will not settle a payment.
+    Withdraw,
+    /// Commit: a URL that is not called is kept.
+    Refuse,
 }
 
 words!(Point {
@@ -142,6 +150,10 @@ words!(Point {
     Watch => "watch",
     Rebuild => "rebuild",
     Seal => "seal",
+    HandOver => "hand_over",
+    Attest => "attest",
+    Withdraw => "withdraw",
+    Refuse => "refuse",
 });
 
 impl Point {

@@ -41,6 +41,8 @@ macro_rules! registry {
 }
 
 registry! {
+    FACILITATOR_TIMEOUT_TOTAL: Counter = "x402_facilitator_timeout_total" []
+        "Questions that the external facilitator did not answer in time.";
     BUILD_INFO: Gauge = "keeper_build_info" ["version"]
         "The program that runs; always 1.";
     FACILITATOR_REQUESTS_TOTAL: Counter = "keeper_facilitator_requests_total" ["endpoint", "outcome"]

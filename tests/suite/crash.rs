@@ -70,6 +70,10 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         Point::Hold => (&[Refunded], 1),
         // No daemon: rebuild.rs crashes there. No money: agents.rs.
         Point::Rebuild | Point::Admit => (&[], 0),
+        // `external` crashes there.
+        Point::HandOver | Point::Attest | Point::Withdraw => (&[], 0),
+        // No money: a note that a URL is not called.
+        Point::Refuse => (&[], 0),
     }
 }
 

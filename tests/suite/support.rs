@@ -15,7 +15,7 @@ use keeper::{
         Ledger, NewIntent, NewSettlement, Reservation, Sale, Settlement, SettlementQuery,
         SplitterRecord,
     },
-    lifecycle::{IntentKind, KeeperState, Status, StatusEvent},
+    lifecycle::{IntentKind, KeeperState, Mode, Status, StatusEvent},
     reconciler::{Reconciliation, reconcile},
     splitter::{SplitTerms, SplitterEvent, capability_id, recorded_identity},
     x402::{MicroUsdc, Network, SignedAuthorization, Version},
@@ -518,6 +518,7 @@ pub(crate) fn new_settlement(
         splitter: draft.authorization.to,
         asset: asset.address,
         amount,
+        mode: Mode::SelfPull,
         version: Version::V1,
         sale: Some(Sale {
             capability_id: "demo/echo".to_owned(),

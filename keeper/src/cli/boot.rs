@@ -9,15 +9,16 @@ use crate::{
     chain::{BlockTag, Chain, ChainError},
     edge::{Health, Site, TrustRoot},
     eip3009::{FiatToken, domain},
+    facilitator::Facilitator,
     failpoint::Point,
     ledger::{Ledger, LedgerError, SplitterRecord},
-    lifecycle::RefundPolicy,
+    lifecycle::{Mode, RefundPolicy},
     metrics::SETTLER_CHECK_TOTAL,
     signer::{Guard, Policy, Signer, SignerError},
     splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
     x402::{MicroUsdc, Network},
 };
-use std::{future::Future, path::Path, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts: doubling from here …
@@ -68,7 +69,7 @@ pub(super) struct Station {
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) settler: Signer,
-    pub(super) puller: Signer,
+    pub(super) puller: Option<Signer>,
 }
 
 /// Repeats an attempt until it succeeds or cannot, telling `health` what it waits for. `None` when
@@ -221,7 +222,7 @@ pub(super) async fn inspect(
     };
     check_puller(&chain, settings, &record).await?;
     // Final counts decide what became of a transaction: a node must have the state of that block.
-    chain.transaction_count(settings.puller.address, BlockTag::Finalized).await?;
+    chain.transaction_count(settings.settler.address, BlockTag::Finalized).await?;
     Ok(Station {
         settings: settings.clone(),
         chain_settings: chain_settings.clone(),
@@ -238,6 +239,7 @@ async fn check_puller(
     settings: &config::Splitter,
     record: &SplitterRecord,
 ) -> Result<(), Obstacle> {
+    let Some(puller) = &settings.puller else { return Ok(()) };
     let latest = BlockTag::Latest;
     let relayer = chain.call(record.address, &JecpSplitter::relayerCall {}, latest).await?;
     let admin = chain.call(record.address, &JecpSplitter::RELAYER_ADMINCall {}, latest).await?;
@@ -248,7 +250,7 @@ async fn check_puller(
         ("HUB_TREASURY", record.hub_treasury),
         ("NETWORK_RESERVE", record.network_reserve),
     ] {
-        if settings.puller.address == holder {
+        if puller.address == holder {
             return Err(Obstacle::Fatal(format!(
                 "splitter {}: the puller {holder} is also the contract's {role}; give the puller a \
                  key of its own",
@@ -285,21 +287,55 @@ pub(super) async fn connect_keys(station: &Station) -> Result<Keys, Obstacle> {
         }
     }
     SETTLER_CHECK_TOTAL.add(1, ["match"]);
-    let source = &settings.puller.source;
+    let Some(expected) = &settings.puller else { return Ok(Keys { settler, puller: None }) };
+    let source = &expected.source;
     let guard = Guard {
         policy: Policy::puller(record.asset, &chain_settings.signature_factories),
         max_per_minute,
     };
     let puller = Signer::connect(source, chain_id, guard).await.map_err(wait)?;
-    if puller.address() != settings.puller.address {
+    if puller.address() != expected.address {
         return Err(Obstacle::Fatal(format!(
             "splitter {}: {source} is {}, but puller.address is {}; correct one of them",
             record.address,
             puller.address(),
-            settings.puller.address
+            expected.address
         )));
     }
-    Ok(Keys { settler, puller })
+    Ok(Keys { settler, puller: Some(puller) })
+}
+
+/// Sets up the client of who pulls in mode `external`; a URL that may not be called, or has no address,
+/// ends the start (R-071).
+pub(super) async fn connect_facilitator(
+    config: &Config,
+    settings: &config::Splitter,
+) -> Result<Option<Arc<Facilitator>>, Obstacle> {
+    if settings.mode != Mode::External {
+        return Ok(None);
+    }
+    let name = |problem: String| {
+        Obstacle::Fatal(format!("splitter {}: facilitator: {problem}", settings.address))
+    };
+    let guard = config.guard();
+    let found = config.facilitator.settings(&guard, config.test_mode).map_err(name)?;
+    if found.pins.is_empty() {
+        tracing::warn!(
+            facilitator = %found.url,
+            "ITS TLS KEY IS NOT PINNED: whoever the certificate authorities vouch for may settle; \
+             for tests only"
+        );
+    }
+    if found.keys.is_empty() {
+        tracing::warn!(
+            facilitator = %found.url,
+            "ITS ANSWERS ARE NOT SIGNED: what it says rests on its TLS key alone"
+        );
+    }
+    let facilitator =
+        Facilitator::new(found, guard).await.map_err(|error| name(error.to_string()))?;
+    tracing::info!(facilitator = facilitator.url(), "an external facilitator pulls");
+    Ok(Some(Arc::new(facilitator)))
 }
 
 /// Enters a Splitter into the ledger.

@@ -1,9 +1,13 @@
 //! The configuration file.
 
 mod agents;
+mod facilitator;
+mod outbound;
 mod refunds;
 
 use agents::AuthKind;
+use facilitator::Facilitator;
+use outbound::Outbound;
 use refunds::Refunds;
 
 use crate::{
@@ -13,7 +17,8 @@ use crate::{
         UpstreamSettings, one_line,
     },
     eip3009::MULTICALL3,
-    lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
+    lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING, Mode},
+    outbound::Guard,
     signer::{KeySource, KmsKey},
     x402::Network,
 };
@@ -72,6 +77,10 @@ pub(super) struct Config {
     /// Who may use the facilitator API.
     #[serde(default)]
     caller: Vec<Caller>,
+    #[serde(default)]
+    pub(super) outbound: Outbound,
+    #[serde(default)]
+    pub(super) facilitator: Facilitator,
 }
 
 /// The edge.
@@ -252,15 +261,6 @@ pub(super) enum State {
     Draining,
 }
 
-/// How payments are pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Mode {
-    /// By the daemon's own puller key.
-    #[serde(rename = "self")]
-    SelfPull,
-}
-
 /// A Splitter.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -268,12 +268,20 @@ pub(super) struct Splitter {
     pub(super) chain: u64,
     pub(super) address: Address,
     pub(super) state: State,
-    #[serde(rename = "mode")]
-    _mode: Mode,
+    /// Who pulls.
+    pub(super) mode: Mode,
     /// Block in which it was deployed, or any before.
     pub(super) first_block: u64,
     pub(super) settler: Key,
-    pub(super) puller: Key,
+    /// In mode `external` it finishes what it began before.
+    pub(super) puller: Option<Key>,
+}
+
+impl Splitter {
+    /// Settler, and puller where there is one.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.settler).chain(&self.puller)
+    }
 }
 
 /// A key.
@@ -401,9 +409,12 @@ impl Config {
             )
             .extract()
             .map_err(|error| eyre::eyre!("{}: {}", path.display(), one_line(&error)))?;
+        config.facilitator = config.facilitator.overridden();
         config.check().map_err(|problem| eyre::eyre!("{}: {problem}", path.display()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        for key in config.splitter.iter_mut().flat_map(|it| [&mut it.settler, &mut it.puller]) {
+        config.facilitator.relative_to(folder);
+        let keys = config.splitter.iter_mut();
+        for key in keys.flat_map(|it| std::iter::once(&mut it.settler).chain(&mut it.puller)) {
             if let KeySource::Local(file) = &mut key.source {
                 *file = folder.join(&file);
             }
@@ -415,7 +426,7 @@ impl Config {
             path.display(),
             file.display()
         );
-        let catalogue = Catalogue::load(&file, config.test_mode)
+        let catalogue = Catalogue::load(&file, &config.guard())
             .and_then(|catalogue| {
                 catalogue.check_payable(config.upstream.is_some()).map(|()| catalogue)
             })
@@ -436,8 +447,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         let http = &self.http;
         for splitter in &self.splitter {
-            let keys = [&splitter.settler, &splitter.puller];
-            let local = keys.iter().any(|key| matches!(key.source, KeySource::Local(_)));
+            let local = splitter.keys().any(|key| matches!(key.source, KeySource::Local(_)));
             if local && (!self.test_mode || splitter.chain == Network::Base.chain_id()) {
                 return Err(format!(
                     "splitter {}: a key of kind \"local\" is for test_mode = true, and never for \
@@ -559,10 +569,20 @@ impl Config {
             if !splitters.insert((splitter.chain, splitter.address)) {
                 return Err(format!("{name} is listed twice"));
             }
-            if splitter.settler.address == splitter.puller.address {
+            match (splitter.mode, &splitter.puller) {
+                (Mode::SelfPull, None) => {
+                    return Err(format!("{name}: mode = \"self\" needs a puller"));
+                }
+                (Mode::External, _) if splitter.state == State::Active => {
+                    let settings = self.facilitator.settings(&self.guard(), self.test_mode);
+                    settings.map_err(|problem| format!("{name}: {problem}"))?;
+                }
+                _ => {}
+            }
+            if splitter.puller.as_ref().is_some_and(|key| key.address == splitter.settler.address) {
                 return Err(format!("{name}: settler and puller must be different keys"));
             }
-            for key in [splitter.settler.address, splitter.puller.address] {
+            for key in splitter.keys().map(|key| key.address) {
                 if self.facilitator_fleet.contains(&key) {
                     return Err(format!(
                         "{name}: {key} is in facilitator_fleet; whoever pulls for others must not \
@@ -576,6 +596,11 @@ impl Config {
             1 => Ok(()),
             count => Err(format!("exactly one splitter must be active, but {count} are")),
         }
+    }
+
+    /// Which URLs of others may be called.
+    pub(super) fn guard(&self) -> Guard {
+        self.outbound.guard(self.test_mode)
     }
 
     /// The chain of a Splitter.

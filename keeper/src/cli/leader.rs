@@ -224,8 +224,9 @@ impl Leader {
         let mut services = JoinSet::new();
         let mut signers = BTreeMap::new();
         for (station, keys) in &self.stations {
+            let puller = keys.puller.iter().map(|puller| (puller, SignerRole::Puller));
             for (signer, role) in
-                [(&keys.settler, SignerRole::Settler), (&keys.puller, SignerRole::Puller)]
+                std::iter::once((&keys.settler, SignerRole::Settler)).chain(puller)
             {
                 // A key that serves several Splitters has one outbox, and may do what each needs.
                 signers

@@ -160,7 +160,7 @@ impl Work<'_> {
             lease: self.lease.clone(),
             lease_time: self.lease_time,
             splitter,
-            puller: station.settings.puller.address,
+            puller: station.settings.puller.as_ref().map(|puller| puller.address),
             names: names.collect::<BTreeMap<B256, String>>(),
             confirmed_up_to: head.saturating_sub(confirmations.saturating_sub(1)),
         };
@@ -257,10 +257,10 @@ impl Work<'_> {
     async fn quarantine(&self, stations: &[Station]) -> eyre::Result<()> {
         for station in stations {
             let chain_id = station.record.chain_id;
-            for (signer, role) in [
-                (station.record.authorized_settler, SignerRole::Settler),
-                (station.settings.puller.address, SignerRole::Puller),
-            ] {
+            let puller = station.settings.puller.iter();
+            let puller = puller.map(|puller| (puller.address, SignerRole::Puller));
+            let settler = (station.record.authorized_settler, SignerRole::Settler);
+            for (signer, role) in std::iter::once(settler).chain(puller) {
                 let seen = seen_of(&station.chain, signer).await?;
                 let mut tx = self.ledger.begin().await?;
                 tx.adopt_signer(self.lease, chain_id, signer, role, seen).await?;

@@ -12,8 +12,11 @@ use crate::{
         Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream,
         router,
     },
+    facilitator::Facilitator,
     ledger::Ledger,
+    lifecycle::Mode,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
+    outbound::Outbound,
 };
 use chrono::Utc;
 use clap::ValueEnum;
@@ -74,7 +77,7 @@ impl Run {
             callers,
             health,
             metrics,
-            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+            outbound: Outbound::new(config.guard())?,
             work: TaskTracker::new(),
         });
         let mut server = JoinSet::new();
@@ -192,7 +195,8 @@ async fn serve(
         };
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
         if role != Role::Keeper && station.settings.state == State::Active {
-            let site = Arc::new(site(config, &ledger, &station, heads));
+            let facilitator = boot::connect_facilitator(config, &station.settings).await?;
+            let site = Arc::new(site(config, &ledger, &station, heads, facilitator));
             let seen = persist(health, "database", stop, || boot::look_at_intake(&site)).await?;
             if seen.is_none() {
                 return Ok(());
@@ -259,7 +263,13 @@ fn check_prices(catalogue: &Catalogue, station: &Station) -> Result<(), Obstacle
     }
 }
 
-fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Site {
+fn site(
+    config: &Config,
+    ledger: &Ledger,
+    station: &Station,
+    heads: Heads,
+    facilitator: Option<Arc<Facilitator>>,
+) -> Site {
     Site {
         network: station.network,
         chain: station.chain.clone(),
@@ -268,7 +278,11 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         ledger: ledger.clone(),
         lease: lease_name(station.record.chain_id),
         splitter: station.record,
-        puller: station.settings.puller.address,
+        puller: match station.settings.mode {
+            Mode::SelfPull => station.settings.puller.as_ref().map(|puller| puller.address),
+            Mode::External => None,
+        },
+        facilitator,
         registrations: Registrations::default(),
         intake: Intake::default(),
         settle_timeout: config.http.settle_timeout,

@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 static RECOVERIES: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
-fn chain_down(error: &ChainError) -> ApiError {
+pub(super) fn chain_down(error: &ChainError) -> ApiError {
     tracing::error!(%error, "edge: the chain failed");
     ApiError::Degraded("the chain does not answer; no money moved".to_owned())
 }
@@ -94,7 +94,7 @@ async fn confirm(
         (true, Some(factory)) if site.signature_factories.contains(&factory) => {
             let question = authorization.deploy_and_question().unwrap_or_default();
             let gas = UNDEPLOYED_QUESTION_GAS;
-            let answer = execute(site, site.puller, MULTICALL3, &question, gas).await?;
+            let answer = execute(site, site.sender(), MULTICALL3, &question, gas).await?;
             authorization.confirm_deployed(&answer.unwrap_or_default()).map_err(refusal)
         }
         (true, Some(_)) => {
@@ -218,7 +218,7 @@ async fn judge(
     // The token asks the payer's code, and that may say anything: also to a key's signature (EIP-7702).
     if !code.is_empty() || !authorization.is_by_key() {
         let pull = authorization.pull(site.splitter.asset, tag);
-        let done = execute(site, site.puller, pull.to, &pull.calldata, pull.gas_limit).await?;
+        let done = execute(site, site.sender(), pull.to, &pull.calldata, pull.gas_limit).await?;
         if done.is_none() {
             let why = "the payer is a contract, or delegates to one (EIP-7702), and the token does \
                        not get its consent within the gas of a pull";

@@ -5,11 +5,13 @@ use super::{
     envelope::{Invocation, MAX_BODY_BYTES},
     error::{ApiError, Receipt},
     payment::Paid,
+    refused,
 };
 use crate::{
     failpoint::Point,
     ledger::{DeliveryRecord, LedgerError, Settlement},
     lifecycle::{Delivery, Failure},
+    outbound::{Refused, refusal},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{TimeDelta, Utc};
@@ -43,11 +45,18 @@ struct Failed {
     /// What the provider answered, where that was the failure.
     http_status: Option<u16>,
     why: String,
+    /// Its URL leads where no call may go.
+    refused: Option<Refused>,
 }
 
 impl Failed {
     fn new(failure: Failure, why: &str) -> Self {
-        Self { failure, http_status: None, why: why.to_owned() }
+        Self { failure, http_status: None, why: why.to_owned(), refused: None }
+    }
+
+    fn refused(refused: Refused) -> Self {
+        let why = refused.to_string();
+        Self { refused: Some(refused), ..Self::new(Failure::Unavailable, &why) }
     }
 }
 
@@ -96,10 +105,13 @@ pub(super) async fn deliver(
             }
             Ok(paid(result, false))
         }
-        Err(Failed { failure, why, .. }) => {
+        Err(Failed { failure, why, refused, .. }) => {
             tracing::error!(
                 payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
             );
+            if let Some(refused) = refused {
+                refused::keep(site, capability, settlement.agent_id.as_deref(), &refused).await;
+            }
             stored.map_err(|error| internal(&error, settlement))?;
             Err(ApiError::Provider(failure, receipt(settlement)))
         }
@@ -121,7 +133,7 @@ async fn store(
                 Ok((status, result)) => {
                     tx.finish_delivery(settlement, attempt, *status, result).await?;
                 }
-                Err(Failed { failure, http_status, why }) => {
+                Err(Failed { failure, http_status, why, .. }) => {
                     tx.fail_delivery(settlement, attempt, *failure, *http_status, why).await?;
                 }
             }
@@ -210,8 +222,9 @@ async fn call(
     let signature = sign(&capability.hmac_secret, &timestamp, &body)
         .ok_or_else(|| Failed::new(Failure::Error, "the secret cannot sign"))?;
     let answer = edge
-        .http
-        .post(capability.endpoint.clone())
+        .outbound
+        .post(&capability.endpoint)
+        .map_err(Failed::refused)?
         .timeout(capability.timeout)
         .header("content-type", "application/json")
         .header("x-jecp-signature", signature)
@@ -222,12 +235,15 @@ async fn call(
         .body(body)
         .send()
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| match refusal(&error) {
+            Some(reason) => Failed::refused(Refused::of(reason, &capability.endpoint)),
+            None => failed(&error),
+        })?;
     let status = answer.status();
     if !status.is_success() {
         let why = format!("HTTP status {status}");
         let http_status = Some(status.as_u16());
-        return Err(Failed { failure: Failure::Error, http_status, why });
+        return Err(Failed { failure: Failure::Error, http_status, why, refused: None });
     }
     let body = read(answer).await?;
     let result = serde_json::from_slice(&body)

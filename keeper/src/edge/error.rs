@@ -1,10 +1,11 @@
 //! Refusals in the words of JECP (S03): a code from the closed catalogue, a sentence, what to do
 //! next.
 
-use super::{PaymentMethods, capability::Sunset, schema::Fault};
 use super::agent::Refusal;
+use super::{PaymentMethods, capability::Sunset, schema::Fault};
 use crate::{
     lifecycle::{Failure, Status},
+    outbound::{Field, Refused},
     x402::Subcause,
 };
 use alloy::primitives::B256;
@@ -76,6 +77,32 @@ pub(super) enum ApiError {
     Held(Receipt),
     /// Too many calls of this capability failed; nothing was reserved (R-227).
     NotSold,
+    /// The facilitator named a transaction that is another payment's.
+    TxHashSeen(B256),
+    /// The facilitator did not answer in time (R-066).
+    FacilitatorTimeout {
+        /// Why.
+        subcause: Subcause,
+        /// Whom we asked.
+        url: String,
+        /// How long.
+        elapsed_ms: u64,
+        /// It may have pulled: this very call must be repeated, and nothing be paid again.
+        is_pending: bool,
+    },
+    /// The facilitator could not be reached, or is not who it should be (R-065, R-072, R-073).
+    FacilitatorUnreachable {
+        /// Why.
+        subcause: Subcause,
+        /// Whom we asked.
+        url: String,
+        /// More precisely.
+        last_error: &'static str,
+        /// As above.
+        is_pending: bool,
+    },
+    /// A URL that this call needs leads where no call may go; nothing was reserved (R-237).
+    UrlBlocked(Field, Refused),
     /// Something behind the edge is missing.
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
@@ -95,6 +122,8 @@ pub(super) struct Receipt {
 
 /// Seconds after which a caller may try again.
 const RETRY_SOON: u64 = 2;
+/// The same, when a facilitator did not answer (R-069).
+const RETRY_FACILITATOR: u64 = 30;
 /// The same, when an operator has to do something first.
 const RETRY_LATER: u64 = 60;
 
@@ -112,13 +141,16 @@ impl ApiError {
             Self::Agent(refusal) => refusal.code(),
             Self::PaymentInvalid { .. } => "X402_PAYMENT_INVALID",
             Self::NotAccepted(_) => "X402_NOT_ACCEPTED",
-            Self::SettlementReused { .. } => "X402_SETTLEMENT_REUSED",
+            Self::SettlementReused { .. } | Self::TxHashSeen(_) => "X402_SETTLEMENT_REUSED",
+            Self::FacilitatorTimeout { .. } => "X402_SETTLEMENT_TIMEOUT",
+            Self::FacilitatorUnreachable { .. } => "X402_FACILITATOR_UNREACHABLE",
             Self::DuplicateRequest => "DUPLICATE_REQUEST",
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => "SERVICE_DEGRADED",
             Self::Provider(Failure::Error | Failure::Lost, _) => "PROVIDER_ERROR",
             Self::Provider(Failure::Timeout, _) => "PROVIDER_TIMEOUT",
             Self::Provider(Failure::Unavailable, _) | Self::NotSold => "PROVIDER_UNAVAILABLE",
             Self::Provider(Failure::Forgone, _) => "EXECUTION_FAILED",
+            Self::UrlBlocked(..) => "URL_BLOCKED_SSRF",
             Self::Internal => "INTERNAL_ERROR",
         }
     }
@@ -133,8 +165,14 @@ impl ApiError {
             Self::Deprecated { .. } => StatusCode::GONE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
             Self::Agent(refusal) => refusal.status(),
-            Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
+            Self::PaymentInvalid { .. } | Self::NotAccepted(_) | Self::UrlBlocked(..) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::SettlementReused { .. } | Self::TxHashSeen(_) | Self::DuplicateRequest => {
+                StatusCode::CONFLICT
+            }
+            Self::FacilitatorTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::FacilitatorUnreachable { .. } => StatusCode::BAD_GATEWAY,
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -181,6 +219,20 @@ impl ApiError {
             Self::SettlementReused { .. } => {
                 "this authorization pays for another request".to_owned()
             }
+            Self::TxHashSeen(_) => {
+                "whoever settles named a transaction that pays for another request; repeat this very \
+                 call, do not pay again"
+                    .to_owned()
+            }
+            Self::FacilitatorTimeout { is_pending: false, .. }
+            | Self::FacilitatorUnreachable { is_pending: false, .. } => {
+                "whoever settles could not be asked; no money moved".to_owned()
+            }
+            Self::FacilitatorTimeout { .. } | Self::FacilitatorUnreachable { .. } => {
+                "nobody knows yet whether the payment was settled; repeat this very call, do not pay \
+                 again"
+                    .to_owned()
+            }
             Self::DuplicateRequest => {
                 "this request id was used for another call; take a new one".to_owned()
             }
@@ -196,6 +248,9 @@ impl ApiError {
                 "too many calls of this capability failed; it is not sold until its operator has \
                  looked; no money moved"
                     .to_owned()
+            }
+            Self::UrlBlocked(..) => {
+                "the provider's endpoint has no address that this hub calls; no money moved".to_owned()
             }
             Self::Degraded(why) => why.clone(),
             Self::Provider(Failure::Error, _) => {
@@ -261,7 +316,27 @@ impl ApiError {
                 "tx_hash": receipt.tx_hash,
                 "transaction_id": receipt.settlement,
             }),
+            Self::TxHashSeen(tx_hash) => {
+                json!({"subcause": Subcause::TxHashSeen.as_str(), "tx_hash": tx_hash})
+            }
+            Self::FacilitatorTimeout { subcause, url, elapsed_ms, is_pending } => json!({
+                "subcause": subcause.as_str(),
+                "facilitator_url": url,
+                "elapsed_ms": elapsed_ms,
+                "settlement": is_pending.then_some(Status::SettlePending.as_str()),
+            }),
+            Self::FacilitatorUnreachable { subcause, url, last_error, is_pending } => json!({
+                "subcause": subcause.as_str(),
+                "facilitator_url": url,
+                "last_error": last_error,
+                "settlement": is_pending.then_some(Status::SettlePending.as_str()),
+            }),
             Self::NotSold => json!({"reason": "too_many_failures"}),
+            Self::UrlBlocked(field, refused) => json!({
+                "field": field.as_str(),
+                "blocked_url": refused.blocked_url,
+                "reason": refused.reason.as_str(),
+            }),
             Self::Provider(_, receipt) => json!({
                 "refund": "due",
                 "tx_hash": receipt.tx_hash,
@@ -311,9 +386,27 @@ impl ApiError {
                 "type": "topup",
                 "hint": "call again without payment and with credentials: a wallet pays",
             }),
-            Self::NotAccepted(_) | Self::Held(_) | Self::NotSold | Self::Internal => {
+            Self::NotAccepted(_)
+            | Self::Held(_)
+            | Self::NotSold
+            | Self::UrlBlocked(..)
+            | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }
+            Self::FacilitatorTimeout { is_pending, .. }
+            | Self::FacilitatorUnreachable { is_pending, .. } => json!({
+                "type": "x402_settle",
+                "retry_after_seconds": RETRY_FACILITATOR,
+                "hint": if *is_pending {
+                    "repeat this very call; do not pay again"
+                } else {
+                    "repeat this very call, or pay in another way that the action takes"
+                },
+            }),
+            Self::TxHashSeen(_) => json!({
+                "type": "x402_settle",
+                "hint": "repeat this very call; do not pay again",
+            }),
             Self::Pending { .. } => json!({"type": "wait", "retry_after_seconds": RETRY_SOON}),
             Self::Degraded(_) => json!({"type": "wait", "retry_after_seconds": RETRY_LATER}),
             Self::Provider(..) => json!({
@@ -328,6 +421,9 @@ impl ApiError {
         match self {
             Self::Agent(refusal) => refusal.retry_after(),
             Self::Pending { .. } => Some(RETRY_SOON),
+            Self::FacilitatorTimeout { .. } | Self::FacilitatorUnreachable { .. } => {
+                Some(RETRY_FACILITATOR)
+            }
             Self::Degraded(_) | Self::Held(_) | Self::NotSold => Some(RETRY_LATER),
             Self::Provider(Failure::Unavailable, _) => Some(RETRY_LATER),
             _ => None,

@@ -124,9 +124,7 @@ async fn answer<'a>(
         let (edge, site, caller) = (Arc::clone(edge), Arc::clone(&site), caller.clone());
         let (capability, invocation) = (capability.clone(), Arc::clone(&call.invocation));
         let payment = Arc::clone(&payment);
-        async move {
-            settle(&edge, &site, &caller, &capability, &invocation, &payment, refusal).await
-        }
+        async move { settle(&edge, &site, &caller, &capability, &invocation, &payment, refusal).await }
     };
     let settled = edge.work.spawn(work).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
@@ -345,7 +343,7 @@ fn completed(
                 "settlement_tx": paid.pull.tx_hash,
                 "network": network,
                 "payer": paid.payer,
-                "facilitator": edge.public_url.as_str().trim_end_matches('/'),
+                "facilitator": site.facilitator_url(&edge.public_url),
                 "chain_id": site.network.chain_id(),
                 "log_index": paid.pull.log_index,
             },

@@ -12,11 +12,13 @@ mod checks;
 mod delivery;
 mod envelope;
 mod error;
+mod external;
 mod facilitator;
 mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod refused;
 mod schema;
 mod site;
 mod trace;
@@ -34,7 +36,7 @@ pub use schema::InputSchema;
 pub use site::Site;
 pub use upstream::{Upstream, UpstreamSettings};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, outbound::Outbound};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
@@ -80,7 +82,7 @@ pub struct Edge {
     /// The hub that has wallets, if there is one.
     pub upstream: Option<Upstream>,
     /// Client for provider calls.
-    pub http: reqwest::Client,
+    pub outbound: Outbound,
     /// Payments being settled; they end before the program does.
     pub work: TaskTracker,
 }

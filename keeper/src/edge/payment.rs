@@ -8,7 +8,9 @@ use super::{
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
+    external,
     intake::Shut,
+    refused,
 };
 use crate::{
     eip3009::{Authorization, Unverified, Verified, domain},
@@ -16,10 +18,11 @@ use crate::{
     ledger::{
         Identity, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
     },
-    lifecycle::{IntentKind, Status},
+    lifecycle::{IntentKind, Mode, Status},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
+use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,6 +34,9 @@ const MAX_ATTEMPTS: u32 = 8;
 const SHORT_DELAY: Duration = Duration::from_millis(500);
 /// Most payments of one payer on their way.
 const MAX_OPEN_PAYMENTS: u64 = 64;
+/// Two questions to a facilitator take ten seconds at the most: a reservation that is older and was not
+/// handed over never will be by whoever made it.
+const LEFT_BEHIND_AFTER: TimeDelta = TimeDelta::seconds(15);
 /// How long a waiting request goes without looking when nothing is signalled.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -105,6 +111,10 @@ pub(super) async fn settle(
                 splitter: site.splitter.address,
                 asset: site.splitter.asset,
                 amount: capability.price,
+                mode: match site.facilitator {
+                    Some(_) => Mode::External,
+                    None => Mode::SelfPull,
+                },
                 version: payment.version,
                 sale: Some(capability.sale()),
                 agent_id: caller.agent_id(authorization.payer()),
@@ -113,7 +123,14 @@ pub(super) async fn settle(
                 payment_hash: payment.hash,
                 authorization,
             };
-            reserve(site, Payee::Splitter(capability), &new).await?.settlement
+            let reserved = reserve(site, Payee::Served(edge, capability), &new).await?;
+            let Reserved { settlement, is_new } = reserved;
+            if let Some(facilitator) = &site.facilitator
+                && (is_new || is_left_behind(&settlement, &new))
+            {
+                external::hand_over(edge, site, facilitator, capability, &new, &settlement).await?;
+            }
+            settlement
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
@@ -123,28 +140,47 @@ pub(super) async fn settle(
             known.ok_or(refusal)?
         }
     };
-    let settlement = wait_for_pull(site, settlement, site.settle_timeout).await?;
+    let settled = wait_for_pull(site, settlement, site.settle_timeout).await;
+    let settlement = settled.map_err(|error| match (&site.facilitator, error) {
+        (Some(facilitator), ApiError::Pending { .. }) => external::still_pending(site, facilitator),
+        (_, error) => error,
+    })?;
     deliver(edge, site, capability, invocation, &settlement).await
+}
+
+/// Whether whoever reserved this payment was gone before the facilitator could have it.
+fn is_left_behind(settlement: &Settlement, new: &NewSettlement) -> bool {
+    settlement.status == Status::Reserved
+        && settlement.payment_hash == Some(new.payment_hash)
+        && Utc::now() - settlement.reserved_at > LEFT_BEHIND_AFTER
 }
 
 /// Whom a payment pays.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Payee<'a> {
-    /// The Splitter, for a capability.
+    /// The Splitter, for a call of a capability that we have served.
+    Served(&'a Edge, &'a Capability),
+    /// The Splitter, for a capability that somebody else serves.
     Splitter(&'a Capability),
     /// Somebody else: it passes through.
     Other,
 }
 
 impl Payee<'_> {
-    /// What only the chain knows. Returns the payer's balance.
+    /// What must be known before anything is written. Returns the payer's balance.
     pub(super) async fn check(
         self,
         site: &Site,
+        agent_id: &str,
         authorization: &Authorization<Verified>,
         amount: MicroUsdc,
     ) -> Result<U256, ApiError> {
         match self {
+            Self::Served(edge, capability) => {
+                // Nobody pays for a call that would not be made.
+                refused::check(edge, site, capability, agent_id).await?;
+                check_chain(site, capability, authorization).await
+            }
             Self::Splitter(capability) => check_chain(site, capability, authorization).await,
             Self::Other => check_passing(site, authorization, amount).await,
         }
@@ -236,7 +272,8 @@ enum Taken {
     Unknown(LedgerError),
 }
 
-/// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
+/// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction; where
+/// somebody else pulls, that comes after.
 pub(super) async fn reserve(
     site: &Site,
     payee: Payee<'_>,
@@ -246,7 +283,7 @@ pub(super) async fn reserve(
     let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
     let mut balance = match known {
         true => None,
-        false => Some(payee.check(site, &new.authorization, new.amount).await?),
+        false => Some(payee.check(site, &new.agent_id, &new.authorization, new.amount).await?),
     };
     let mut attempts = 0;
     loop {
@@ -279,7 +316,7 @@ pub(super) async fn reserve(
             Taken::NotSold => return Err(ApiError::NotSold),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
-        balance = Some(payee.check(site, &new.authorization, new.amount).await?);
+        balance = Some(payee.check(site, &new.agent_id, &new.authorization, new.amount).await?);
     }
 }
 
@@ -375,13 +412,17 @@ async fn try_reserve(
         return Ok(Taken::NotSold);
     }
     let is_new = released.is_none();
-    let settlement = tx.reserve_to_settle(new, released).await?;
-    if is_new || !tx.reopen_pull(settlement.id).await? {
+    let settlement = match new.mode {
+        Mode::External => tx.take(new, released).await?,
+        Mode::SelfPull => tx.reserve_to_settle(new, released).await?,
+    };
+    if new.mode == Mode::SelfPull && (is_new || !tx.reopen_pull(settlement.id).await?) {
+        let Some(puller) = site.puller else { return Ok(Taken::Closed("nobody pulls here")) };
         let pull = new.authorization.pull(new.asset, capability);
         tx.add_intent(&NewIntent {
             chain_id: new.chain_id,
             splitter: new.splitter,
-            signer: site.puller,
+            signer: puller,
             kind: IntentKind::Pull,
             settlement: Some(settlement.id),
             splitter_capability_id: capability,

@@ -4,13 +4,14 @@ use super::{Capability, Intake, Registrations};
 use crate::{
     chain::{Chain, Heads, Reader},
     eip3009::{Terms, domain},
+    facilitator::Facilitator,
     ledger::{Ledger, LedgerError, SignerRecord, SplitterRecord, Stream, Tx},
     lifecycle::Closed,
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
 use chrono::TimeDelta;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use url::Url;
 
 /// Seconds by which a payer's clock may be wrong; stock clients allow as much at the other end of
@@ -39,8 +40,10 @@ pub struct Site {
     pub lease: String,
     /// The Splitter.
     pub splitter: SplitterRecord,
-    /// Key that pulls.
-    pub puller: Address,
+    /// Key that pulls, in mode `self`.
+    pub puller: Option<Address>,
+    /// Who pulls instead, in mode `external`.
+    pub facilitator: Option<Arc<Facilitator>>,
     /// What the Splitter says of the catalogue.
     pub registrations: Registrations,
     /// Whether payments are taken.
@@ -68,8 +71,22 @@ impl Site {
             description: capability.description.clone(),
             max_timeout_seconds: self.max_timeout_seconds,
             splitter_capability_id: capability.id,
-            facilitator_url: base.to_owned(),
+            facilitator_url: self.facilitator_url(public_url).to_owned(),
         }
+    }
+
+    /// Who settles payments here, as agents are told.
+    pub fn facilitator_url<'a>(&'a self, public_url: &'a Url) -> &'a str {
+        match &self.facilitator {
+            Some(facilitator) => facilitator.url(),
+            None => public_url.as_str().trim_end_matches('/'),
+        }
+    }
+
+    /// The keys without which no payment comes to its end: settler, and puller where there is one.
+    fn signers(&self) -> [Address; 2] {
+        let settler = self.splitter.authorized_settler;
+        [self.puller.unwrap_or(settler), settler]
     }
 
     /// Whether a capability is not sold because too many of its calls fail.
@@ -99,17 +116,22 @@ impl Site {
     /// # Errors
     /// When the ledger does not answer.
     pub async fn is_unsigned(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
-        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
-        tx.is_unsigned_for(chain_id, [self.puller, authorized_settler], MAX_UNSIGNED).await
+        let SplitterRecord { chain_id, .. } = self.splitter;
+        tx.is_unsigned_for(chain_id, self.signers(), MAX_UNSIGNED).await
     }
 
-    /// Whether a daemon leads and has taken both keys over.
+    /// As whom calls are simulated. Whoever pulls, the token asks only what was signed.
+    pub(super) fn sender(&self) -> Address {
+        self.puller.unwrap_or(self.splitter.authorized_settler)
+    }
+
+    /// Whether a daemon leads and has taken the keys over.
     ///
     /// # Errors
     /// When the ledger does not answer.
     pub async fn is_led(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
-        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
-        tx.is_led(&self.lease, chain_id, [self.puller, authorized_settler]).await
+        let SplitterRecord { chain_id, .. } = self.splitter;
+        tx.is_led(&self.lease, chain_id, self.signers()).await
     }
 
     /// Why one of the two keys begins nothing new, if it is so.
@@ -117,8 +139,8 @@ impl Site {
     /// # Errors
     /// When the ledger does not answer.
     pub async fn closed(&self, tx: &mut Tx) -> Result<Option<Closed>, LedgerError> {
-        let SplitterRecord { chain_id, authorized_settler, .. } = self.splitter;
-        for signer in [self.puller, authorized_settler] {
+        let SplitterRecord { chain_id, .. } = self.splitter;
+        for signer in self.signers() {
             if let Some(SignerRecord { closed: Some(closed), .. }) =
                 tx.signer(chain_id, signer).await?
             {

@@ -343,6 +343,11 @@ impl Authorization<Verified> {
         self.signed.valid_before
     }
 
+    /// What was signed.
+    pub const fn signed(&self) -> &SignedAuthorization {
+        &self.signed
+    }
+
     /// As the token takes it: a key's has 65 bytes, v = 27 or 28, low s.
     pub fn signature(&self) -> Bytes {
         self.state.signature.to_bytes()

@@ -64,6 +64,14 @@ pub enum Action {
     AgentAdded,
     /// Its key was taken away.
     AgentRevoked,
+    /// A payment was refused after it was reserved.
+    PaymentRejected,
+    /// The facilitator's TLS key is not a pinned one.
+    CertPinMismatch,
+    /// An answer of the facilitator is not signed by a pinned key.
+    SignaturePinMismatch,
+    /// The facilitator named another payment's transaction.
+    TxHashSeen,
 }
 
 words!(Action {
@@ -92,6 +100,10 @@ words!(Action {
     UnattributedBalance => "x402.unattributed_balance",
     AgentAdded => "x402.agent_added",
     AgentRevoked => "x402.agent_revoked",
+    PaymentRejected => "x402.payment_rejected",
+    CertPinMismatch => "x402.facilitator.cert_pin_mismatch",
+    SignaturePinMismatch => "x402.facilitator.signature_pin_mismatch",
+    TxHashSeen => "x402.facilitator.tx_hash_seen",
 });
 
 /// A line of the log.

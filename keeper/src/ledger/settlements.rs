@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     eip3009::{Authorization, Verified},
-    lifecycle::{KeeperState, Status, StatusEvent, TraceTerms},
+    lifecycle::{KeeperState, Mode, Status, StatusEvent, TraceTerms},
     splitter::SplitTerms,
     x402::{MicroUsdc, Version},
 };
@@ -30,6 +30,8 @@ pub struct NewSettlement {
     pub authorization: Authorization<Verified>,
     /// Its amount.
     pub amount: MicroUsdc,
+    /// Who pulls it.
+    pub mode: Mode,
     /// Version of x402 that the payer speaks.
     pub version: Version,
     /// What is sold; nothing for a payment that passes through to another payee than the Splitter.
@@ -433,11 +435,24 @@ impl Tx {
     pub async fn reserve(&mut self, new: &NewSettlement) -> Result<Reservation> {
         Ok(match self.identity(new).await? {
             Identity::Taken(reservation) => reservation,
-            Identity::Released(known) => Reservation::Reserved(self.reserve_again(*known).await?),
-            Identity::Free => {
-                Reservation::Reserved(self.insert_settlement(new, Status::Reserved).await?)
-            }
+            Identity::Released(known) => Reservation::Reserved(self.take(new, Some(*known)).await?),
+            Identity::Free => Reservation::Reserved(self.take(new, None).await?),
         })
+    }
+
+    /// Takes a free identity, or one that was released.
+    ///
+    /// # Errors
+    /// As [`Tx::reserve`].
+    pub async fn take(
+        &mut self,
+        new: &NewSettlement,
+        released: Option<Settlement>,
+    ) -> Result<Settlement> {
+        match released {
+            Some(released) => self.reserve_again(new, released).await,
+            None => self.insert_settlement(new, Status::Reserved).await,
+        }
     }
 
     /// Takes a free identity and begins to settle it, or one that was released. Both steps are in its
@@ -450,7 +465,7 @@ impl Tx {
         new: &NewSettlement,
         released: Option<Settlement>,
     ) -> Result<Settlement> {
-        let evidence = json!({"mode": "self"});
+        let evidence = json!({"mode": new.mode});
         let Some(released) = released else {
             let settled = Status::Reserved.step(StatusEvent::Settle)?;
             let settlement = self.insert_settlement(new, settled).await?;
@@ -459,13 +474,21 @@ impl Tx {
             self.append_to_locked(id, trace, &kind, settled.as_str(), &evidence).await?;
             return Ok(settlement);
         };
-        let known = self.reserve_again(released).await?;
+        let known = self.reserve_again(new, released).await?;
         let status = self.step_status(&known, StatusEvent::Settle, &evidence).await?;
         Ok(Settlement { status, ..known })
     }
 
-    async fn reserve_again(&mut self, released: Settlement) -> Result<Settlement> {
-        let status = self.step_status(&released, StatusEvent::Reserve, &json!({})).await?;
+    async fn reserve_again(
+        &mut self,
+        new: &NewSettlement,
+        released: Settlement,
+    ) -> Result<Settlement> {
+        const MODE: &str = "UPDATE x402_settlements SET mode = $1 WHERE id = $2";
+        // It may be another one's turn to pull it.
+        execute!(self, MODE, new.mode.as_str(), released.id.to_string())?;
+        let evidence = json!({"mode": new.mode});
+        let status = self.step_status(&released, StatusEvent::Reserve, &evidence).await?;
         Ok(Settlement { status, ..released })
     }
 
@@ -480,8 +503,8 @@ impl Tx {
              amount_usdc_micro, valid_after, valid_before, signature, kind, mode, x402_version,
              capability_id, splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps,
              agent_id, request_id, content_hash, payment_hash, status, keeper_state, reserved_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'self', $14,
-             $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, 'none', $26)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, 'none', $27)
             ON CONFLICT DO NOTHING";
         let authorization = &new.authorization;
         let sale = new.sale.as_ref();
@@ -513,6 +536,7 @@ impl Tx {
             bigint("validBefore", authorization.valid_before())?,
             authorization.signature().to_vec(),
             kind,
+            new.mode.as_str(),
             bigint("x402Version", new.version.number())?,
             sale.map(|sale| sale.capability_id.clone()),
             sale.map(|sale| hex(sale.splitter_capability_id)),
@@ -535,7 +559,7 @@ impl Tx {
             "capability": sale.map(|sale| &sale.capability_id),
             "content_hash": new.content_hash,
             "kind": kind,
-            "mode": "self",
+            "mode": new.mode,
             "payment_hash": new.payment_hash,
             "provider": sale.map(|sale| sale.terms.provider),
             "request_id": new.request_id,

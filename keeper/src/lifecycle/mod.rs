@@ -7,6 +7,7 @@ mod delivery;
 #[cfg(test)]
 mod histories;
 mod intent;
+mod mode;
 mod nonces;
 mod refund;
 mod replacement;
@@ -19,6 +20,7 @@ mod window;
 pub use backoff::{JITTER_PERCENT, backoff};
 pub use delivery::{Delivery, DeliveryEvent, Failure};
 pub use intent::{IntentKind, IntentState};
+pub use mode::Mode;
 pub use nonces::{DEFAULT_PENDING, MAX_PENDING, certainly_free, knows_less, room};
 pub use refund::{HoldReason, RefundEvent, RefundHistory, RefundPolicy, RefundState};
 pub use replacement::{Cause, Fees, Market, Replacement, Unmined};

@@ -48,6 +48,8 @@ pub enum StatusEvent {
     Confirm,
     /// The block with the Transfer is not canonical any more.
     PullLost,
+    /// The facilitator will not settle it, and the authorization is unused.
+    Refuse,
     /// The window is closed at a finalized block, and the nonce is unused there.
     Lapse,
     /// The nonce is consumed at a finalized block, and no Transfer to us came of it.
@@ -64,6 +66,7 @@ words!(StatusEvent {
     PullSeen => "pull_seen",
     Confirm => "confirm",
     PullLost => "pull_lost",
+    Refuse => "refuse",
     Lapse => "lapse",
     Consumed => "consumed",
     Overdue => "overdue",
@@ -88,7 +91,8 @@ impl Status {
             }
             (FacilitatorAttested, StatusEvent::Confirm) => Ok(ChainConfirmed),
             (FacilitatorAttested | ChainConfirmed, StatusEvent::PullLost) => Ok(SettlePending),
-            (Reserved | SettlePending | Orphaned, StatusEvent::Lapse) => Ok(Released),
+            (Reserved | SettlePending, StatusEvent::Refuse)
+            | (Reserved | SettlePending | Orphaned, StatusEvent::Lapse) => Ok(Released),
             (Reserved | SettlePending | Orphaned, StatusEvent::Consumed) => Ok(Failed),
             (SettlePending, StatusEvent::Overdue) => Ok(Orphaned),
             (SettlePending | Orphaned | FacilitatorAttested, StatusEvent::Disagree) => {
@@ -221,6 +225,8 @@ mod tests {
             "facilitator_attested confirm chain_confirmed",
             "facilitator_attested pull_lost settle_pending",
             "chain_confirmed pull_lost settle_pending",
+            "reserved refuse released",
+            "settle_pending refuse released",
             "reserved lapse released",
             "settle_pending lapse released",
             "orphaned lapse released",
@@ -276,7 +282,12 @@ mod tests {
     #[test]
     fn nothing_paid_is_ever_released() {
         for status in Status::ALL.iter().filter(|status| status.is_paid()) {
-            for event in [StatusEvent::Lapse, StatusEvent::Consumed, StatusEvent::Reserve] {
+            for event in [
+                StatusEvent::Lapse,
+                StatusEvent::Refuse,
+                StatusEvent::Consumed,
+                StatusEvent::Reserve,
+            ] {
                 assert!(status.step(event).is_err(), "{status} {event}");
             }
         }

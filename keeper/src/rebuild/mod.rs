@@ -64,7 +64,7 @@ pub struct Rebuild {
     /// Which Splitter.
     pub splitter: SplitterRecord,
     /// Our puller: only its tags count.
-    pub puller: Address,
+    pub puller: Option<Address>,
     /// Names of capabilities, by their ids.
     pub names: BTreeMap<B256, String>,
     /// The last block whose pulls are confirmed.
@@ -174,7 +174,7 @@ impl Rebuild {
             .and_then(|to| read_pull(to, &transaction.input, asset))
             .map(|read| read.call)
             .filter(|call| (call.payer, call.nonce) == (pull.payer, nonce));
-        let is_own_pull = transaction.from == self.puller && call.is_some();
+        let is_own_pull = Some(transaction.from) == self.puller && call.is_some();
         let tag = call.and_then(|call| call.tag).filter(|_| is_own_pull);
         let capability = match tag {
             Some(tag) => Some(tag),

@@ -42,6 +42,20 @@ pub enum Subcause {
     CapabilityWalletOnly,
     /// x402 is switched off at this hub.
     X402Disabled,
+    /// The facilitator named a transaction that is another payment's.
+    TxHashSeen,
+    /// The facilitator did not answer in time.
+    FacilitatorSlow,
+    /// It says that the chain is the reason.
+    ChainCongested,
+    /// Its host has no address.
+    DnsFail,
+    /// It cannot be reached, or answers nothing usable.
+    ConnectionRefused,
+    /// Its TLS key is not a pinned one.
+    CertPinMismatch,
+    /// Its answer is not signed by a pinned key.
+    SignaturePinMismatch,
 }
 
 impl Subcause {
@@ -65,6 +79,13 @@ impl Subcause {
             Self::InsufficientFunds => "insufficient_funds",
             Self::CapabilityWalletOnly => "capability_wallet_only",
             Self::X402Disabled => "x402_disabled",
+            Self::TxHashSeen => "tx_hash_seen",
+            Self::FacilitatorSlow => "facilitator_slow",
+            Self::ChainCongested => "chain_congested",
+            Self::DnsFail => "dns_fail",
+            Self::ConnectionRefused => "connection_refused",
+            Self::CertPinMismatch => "cert_pin_mismatch",
+            Self::SignaturePinMismatch => "signature_pin_mismatch",
         }
     }
 }

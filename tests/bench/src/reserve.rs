@@ -10,7 +10,7 @@ use alloy::{primitives::B256, signers::local::PrivateKeySigner};
 use keeper::{
     failpoint::Point,
     ledger::{Identity, Ledger, NewIntent, NewSettlement, Sale, SplitterRecord},
-    lifecycle::IntentKind,
+    lifecycle::{IntentKind, Mode},
     splitter::{SplitTerms, capability_id},
     x402::{MicroUsdc, Network, Version},
 };
@@ -68,6 +68,7 @@ fn draft(
         splitter: splitter.address,
         asset: splitter.asset,
         amount: MicroUsdc::new(PRICE_MICRO)?,
+        mode: Mode::SelfPull,
         version: Version::V1,
         sale: Some(Sale {
             capability_id: "demo/echo".to_owned(),

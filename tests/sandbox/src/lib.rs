@@ -10,6 +10,7 @@
 
 mod anvil;
 mod contracts;
+mod facilitator;
 mod guard;
 mod kms;
 mod postgres;
@@ -22,6 +23,7 @@ mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
 pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled, create};
+pub use facilitator::{FacilitatorStub, Reply, Transport, Turn};
 pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;

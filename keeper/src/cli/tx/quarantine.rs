@@ -61,7 +61,7 @@ impl Quarantine {
         drop(tx);
         let served = |address| {
             let mut of_chain = config.splitter.iter().filter(|one| one.chain == chain_id);
-            of_chain.any(|one| [one.settler.address, one.puller.address].contains(&address))
+            of_chain.any(|one| one.keys().any(|key| key.address == address))
         };
         known.retain(|signer| signer.chain_id == chain_id && served(signer.record.address));
         for signer in known {

@@ -28,8 +28,8 @@ use alloy::primitives::Address;
 use axum::http::HeaderMap;
 use chrono::Utc;
 use provenance::Mismatch;
-use std::sync::Arc;
 use rate::{Limited, WINDOW};
+use std::sync::Arc;
 
 /// How often a write is tried that collides with another of the same agent.
 const MAX_ATTEMPTS: u32 = 8;

@@ -15,6 +15,7 @@ use crate::{
         payment::{Reserved, disabled, reserve, taken_before, wait_for_pull},
     },
     ledger::{NewSettlement, Settlement},
+    lifecycle::Mode,
 };
 use alloy::primitives::hex;
 use axum::{
@@ -72,6 +73,8 @@ async fn execute(
     };
     let new = NewSettlement {
         chain_id: site.network.chain_id(),
+        // Where somebody else pulls, this API has nothing to offer, and says so.
+        mode: Mode::SelfPull,
         splitter: site.splitter.address,
         asset: site.splitter.asset,
         amount: deal.amount,

@@ -57,7 +57,11 @@ async fn judge(
     }
     let authorization = authorize(Endpoint::Verify, site, &order, &deal).await?;
     let payee = deal.payee();
-    payee.check(site, &authorization, deal.amount).await.map(drop).map_err(refuse)
+    payee
+        .check(site, &caller.agent_id(), &authorization, deal.amount)
+        .await
+        .map(drop)
+        .map_err(refuse)
 }
 
 impl Deal {
