@@ -94,6 +94,8 @@ pub enum Point {
     Rebuild,
     /// Commit: events get their positions, and a seal.
     Seal,
+    /// Commit: what others are told is written down, or what came of telling them.
+    Webhook,
 }
 
 words!(Point {
@@ -139,6 +141,7 @@ words!(Point {
     Watch => "watch",
     Rebuild => "rebuild",
     Seal => "seal",
+    Webhook => "webhook",
 });
 
 impl Point {

@@ -1,7 +1,10 @@
 //! The configuration file.
 
+mod outward;
 mod refunds;
 
+use outward::{Pools, Telemetry};
+pub(super) use outward::Webhook;
 use refunds::Refunds;
 
 use crate::{
@@ -62,6 +65,11 @@ pub(super) struct Config {
     pub(super) splitter: Vec<Splitter>,
     #[serde(default)]
     pub(super) refunds: Refunds,
+    /// Who is told what happened.
+    #[serde(default)]
+    pub(super) webhook: Vec<Webhook>,
+    #[serde(default)]
+    pub(super) telemetry: Telemetry,
 }
 
 /// The edge.
@@ -80,6 +88,8 @@ pub(super) struct Http {
     /// Seconds that a payer has between challenge and payment.
     #[serde(default = "default_max_timeout_seconds")]
     pub(super) max_timeout_seconds: u64,
+    #[serde(default)]
+    pub(super) pools: Pools,
 }
 
 /// A chain.
@@ -495,6 +505,9 @@ impl Config {
             }
         }
         self.refunds.check()?;
+        self.http.pools.check()?;
+        self.telemetry.check()?;
+        outward::check(&self.webhook, self.test_mode)?;
         let mut splitters = BTreeSet::new();
         for splitter in &self.splitter {
             let name = format!("splitter {}", splitter.address);

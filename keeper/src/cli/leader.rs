@@ -14,6 +14,7 @@ use crate::{
     reconciler::{Reconciler, ReconcilerError},
     signer::Signer,
     watcher::{Watcher, WatcherError},
+    webhooks::Endpoint,
 };
 use std::{
     collections::BTreeMap,
@@ -79,6 +80,8 @@ pub(super) struct Leader {
     heads: Heads,
     stations: Vec<(Station, Keys)>,
     halt: Halt,
+    /// Who is told what happened.
+    webhooks: Vec<Endpoint>,
 }
 
 impl Leader {
@@ -89,8 +92,10 @@ impl Leader {
         heads: Heads,
         stations: Vec<(Station, Keys)>,
         halt: Halt,
+        webhooks: Vec<Endpoint>,
     ) -> Self {
-        Self { chain_id, name: lease_name(chain_id), lease_time, ledger, heads, stations, halt }
+        let name = lease_name(chain_id);
+        Self { chain_id, name, lease_time, ledger, heads, stations, halt, webhooks }
     }
 
     fn interval(&self) -> Duration {
@@ -214,6 +219,7 @@ impl Leader {
         };
         let name = "sealer".to_owned();
         services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
+        self.start_webhooks(&mut services, lease, stop);
         for (address, (station, signer, role)) in signers {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let chain_id = station.record.chain_id;

@@ -3,12 +3,12 @@
 use super::{
     ConfigArgs, Exit, FAILED, MISCONFIGURED, TRUST_ROOT_MISMATCH,
     boot::{self, Keys, Obstacle, Station, persist},
-    config::{Config, State},
+    config::{Config, State, Webhook},
     leader::{Halt, Leader, lease_name},
 };
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
-    edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
+    edge::{Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
@@ -68,6 +68,7 @@ impl Run {
             metrics,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
             work: TaskTracker::new(),
+            pools: Pools::new(config.http.pools.limits()),
         });
         let mut server = JoinSet::new();
         if self.role != Role::Keeper {
@@ -204,7 +205,8 @@ async fn serve(
     for (chain_id, stations) in by_chain {
         let Some(heads) = followers.remove(&chain_id) else { continue };
         let (time, ledger) = (config.lease_time, ledger.clone());
-        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone());
+        let webhooks = config.webhook.iter().map(Webhook::endpoint).collect();
+        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone(), webhooks);
         tasks.spawn(leader.run(stop.clone()));
     }
     tokio::select! {
@@ -260,6 +262,7 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
         puller: station.settings.puller.address,
         registrations: Registrations::default(),
         intake: Intake::default(),
+        refunds: station.refunds,
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
         max_silence: station.chain_settings.max_silence,

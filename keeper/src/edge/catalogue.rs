@@ -1,17 +1,17 @@
 //! What is sold: a file, validated when it is loaded.
 
 use crate::{
+    shared_secret::secret,
     splitter::{SplitTerms, capability_id},
     x402::{AmountError, MicroUsdc},
 };
 use alloy::primitives::Address;
-use base64::{Engine, prelude::BASE64_STANDARD};
 use figment::{
     Figment,
     providers::{Format, Toml},
 };
 use serde::Deserialize;
-use std::{collections::BTreeSet, env, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 use url::Url;
 
 use super::Capability;
@@ -146,7 +146,7 @@ impl Entry {
         }
         Ok(Capability {
             id: capability_id(&self.namespace, &self.action),
-            hmac_secret: secret(&self.hmac_secret)?,
+            hmac_secret: secret("hmac_secret", &self.hmac_secret)?,
             namespace: self.namespace,
             action: self.action,
             price,
@@ -165,21 +165,6 @@ fn is_word(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
-
-/// A base64 secret, or "$NAME" for one in the environment.
-fn secret(text: &str) -> Result<Vec<u8>, String> {
-    let value = match text.strip_prefix('$') {
-        Some(name) => env::var(name)
-            .map_err(|_| format!("hmac_secret: the environment has no variable {name}"))?,
-        None => text.to_owned(),
-    };
-    let secret =
-        BASE64_STANDARD.decode(value).map_err(|_| "hmac_secret is not base64".to_owned())?;
-    if secret.len() < 16 {
-        return Err("hmac_secret is shorter than 16 bytes".to_owned());
-    }
-    Ok(secret)
 }
 
 #[cfg(test)]

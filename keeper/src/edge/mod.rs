@@ -13,6 +13,8 @@ mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod pools;
+mod provider;
 mod site;
 mod trace;
 
@@ -22,6 +24,7 @@ pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
+pub use pools::{MAX_POOL, PoolLimits, Pools};
 pub use site::{Auth, Site};
 
 use crate::metrics::Metrics;
@@ -59,6 +62,8 @@ pub struct Edge {
     pub http: reqwest::Client,
     /// Payments being settled; they end before the program does.
     pub work: TaskTracker,
+    /// How much goes on at a time.
+    pub pools: Pools,
 }
 
 /// The routes.

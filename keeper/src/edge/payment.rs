@@ -91,9 +91,14 @@ pub(super) async fn settle(
     let Auth::Payer = edge.auth;
     let content_hash = invocation.content_hash()?;
     // Switched off: what was taken before is finished, nothing else is even looked at.
-    let verified = match site.intake.is_disabled() {
-        true => Err(disabled()),
-        false => verify(site, capability, payment),
+    let place = edge.pools.provider.enter();
+    let verified = match (site.intake.is_disabled(), &place) {
+        (true, _) => Err(disabled()),
+        // Before any money moves.
+        (false, None) => Err(ApiError::Degraded(
+            "too many calls are being served now; no money moved".to_owned(),
+        )),
+        (false, Some(_)) => verify(site, capability, payment),
     };
     let settlement = match verified {
         Ok(authorization) => {
@@ -120,7 +125,7 @@ pub(super) async fn settle(
         }
     };
     let settlement = wait_for_pull(site, settlement).await?;
-    deliver(edge, site, capability, invocation, &settlement).await
+    deliver(edge, site, capability, invocation, &settlement, place).await
 }
 
 /// The paying address is the agent.

@@ -5,7 +5,7 @@ use crate::{
     chain::{Chain, Heads},
     eip3009::{Terms, domain},
     ledger::{Ledger, LedgerError, SignerRecord, SplitterRecord, Stream, Tx},
-    lifecycle::Closed,
+    lifecycle::{Closed, RefundPolicy},
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
@@ -52,6 +52,8 @@ pub struct Site {
     pub registrations: Registrations,
     /// Whether payments are taken.
     pub intake: Intake,
+    /// What is refunded without asking anybody.
+    pub refunds: RefundPolicy,
     /// How long a request waits for its pull.
     pub settle_timeout: Duration,
     /// Seconds that a payer has between challenge and payment.

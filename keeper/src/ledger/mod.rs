@@ -51,6 +51,7 @@ mod sums;
 mod totals;
 mod trace;
 mod verdict;
+mod webhooks;
 
 pub use audit_log::{Action, ActionRecord};
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
@@ -91,6 +92,7 @@ pub use sums::{CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
 pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 pub use verdict::Verdict;
+pub use webhooks::{NotableEvent, WebhookOutcome, WebhookRecord, WebhookState};
 
 use crate::lifecycle::IllegalStep;
 

@@ -26,6 +26,7 @@ use crate::{
         Settlement, SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::StatusEvent,
+    pulse::Pulse,
 };
 use alloy::primitives::B256;
 use parts::{MAX_LOGS, parts};
@@ -112,7 +113,9 @@ impl Watcher {
         let mut receipts = Receipts::default();
         let mut progress = Progress::default();
         let mut contention = Contention::default();
+        let pulse = Pulse::start(format!("watcher {}", self.splitter.address));
         while !stop.is_cancelled() {
+            pulse.beat();
             match self.round(&mut receipts, &mut progress).await {
                 // Behind: go on at once.
                 Ok(true) => continue,
