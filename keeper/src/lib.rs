@@ -17,6 +17,7 @@ pub mod reconciler;
 pub mod shared_secret;
 pub mod signer;
 pub mod splitter;
+pub mod telemetry;
 pub mod watcher;
 pub mod webhooks;
 pub mod x402;

@@ -51,6 +51,11 @@ impl Drop for Pulse {
     }
 }
 
+/// How many tasks run.
+pub fn running() -> usize {
+    beats().len()
+}
+
 /// The tasks that stand still, and for how many seconds.
 pub fn standing_still() -> BTreeMap<String, u64> {
     let beats = beats();

@@ -393,6 +393,12 @@ impl Config {
         Ok((config, catalogue))
     }
 
+    /// Where spans are sent, if the file says so and can be read.
+    pub(super) fn otlp_endpoint(path: &Path) -> Option<Url> {
+        let file = path.is_file().then(|| Figment::from(Toml::file_exact(path)))?;
+        file.extract_inner("telemetry.otlp_endpoint").ok()
+    }
+
     fn check(&self) -> Result<(), String> {
         let http = &self.http;
         for splitter in &self.splitter {

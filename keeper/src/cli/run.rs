@@ -8,22 +8,33 @@ use super::{
 };
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
-    edge::{Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot, router},
-    ledger::Ledger,
-    metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
+    edge::{
+        Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot, operators_router,
+        router,
+    },
+    ledger::{Ledger, LedgerError, SplitterRecord},
+    lifecycle::{IntentKind, Status},
+    metrics::{
+        self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, OLDEST_INTENT_AGE_SECONDS, OPEN_INTENTS,
+        REORG_DEPTH_BLOCKS, REORGS_TOTAL, SETTLEMENTS,
+    },
 };
 use chrono::Utc;
 use clap::ValueEnum;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 
 /// How often the Splitter is asked what it knows of the catalogue.
 const REGISTRATION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often it is counted what waits.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether payments are taken. What is reserved is looked at each time.
 const INTAKE_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,6 +47,10 @@ pub(super) struct Run {
     /// What this process does.
     #[arg(long, value_enum, default_value = "all")]
     role: Role,
+    /// Where to listen, instead of the configuration's http.listen: two processes with one
+    /// configuration need two.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// Write the log as JSON lines.
     #[arg(long)]
     pub(super) json_log: bool,
@@ -46,13 +61,19 @@ pub(super) struct Run {
 enum Role {
     /// Edge and background services.
     All,
-    /// Background services only.
+    /// Background services, and HTTP for the operator only.
     Keeper,
     /// HTTP only; another process must run the services.
     Edge,
 }
 
 impl Run {
+    /// Where spans are sent; the log must know before it says anything. What is wrong with the
+    /// configuration is told when it is loaded.
+    pub(super) fn otlp_endpoint(&self) -> Option<Url> {
+        Config::otlp_endpoint(&self.config.config)
+    }
+
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, catalogue) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
         let stop = stop_on_signal()?;
@@ -71,17 +92,18 @@ impl Run {
             pools: Pools::new(config.http.pools.limits()),
         });
         let mut server = JoinSet::new();
-        if self.role != Role::Keeper {
-            let listener = TcpListener::bind(config.http.listen).await.map_err(|error| {
-                Exit::misconfigured(eyre::eyre!("http.listen {}: {error}", config.http.listen))
-            })?;
-            tracing::info!(listen = %listener.local_addr()?, "edge is up");
-            let stopped = stop.clone().cancelled_owned();
-            let app = router(Arc::clone(&edge));
-            server.spawn(async move {
-                axum::serve(listener, app).with_graceful_shutdown(stopped).await
-            });
-        }
+        let listen = self.listen.unwrap_or(config.http.listen);
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| Exit::misconfigured(eyre::eyre!("http.listen {listen}: {error}")))?;
+        tracing::info!(listen = %listener.local_addr()?, "edge is up");
+        let stopped = stop.clone().cancelled_owned();
+        let app = match self.role {
+            Role::Keeper => operators_router(Arc::clone(&edge)),
+            Role::All | Role::Edge => router(Arc::clone(&edge)),
+        };
+        server
+            .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
         let outcome = match serve(&config, self.role, &edge, &stop).await {
             Ok(()) => Ok(()),
             Err(Obstacle::TrustRoot(reason)) => {
@@ -184,14 +206,18 @@ async fn serve(
             heads
         };
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
-        if role != Role::Keeper && station.settings.state == State::Active {
+        if station.settings.state == State::Active {
             let site = Arc::new(site(config, &ledger, &station, heads));
             let seen = persist(health, "database", stop, || boot::look_at_intake(&site)).await?;
             if seen.is_none() {
                 return Ok(());
             }
             tasks.spawn(watch_intake(Arc::clone(&site), stop.clone()));
-            tasks.spawn(watch_registrations(Arc::clone(edge), Arc::clone(&site), stop.clone()));
+            tasks.spawn(measure_backlog(Arc::clone(&site), stop.clone()));
+            if role != Role::Keeper {
+                let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+                tasks.spawn(watch_registrations(edge, site, stop.clone()));
+            }
             health.open(site);
         }
         if let Some(keys) = keys {
@@ -234,6 +260,41 @@ async fn measure_head(chain_id: u64, mut heads: Heads, stop: CancellationToken) 
         tokio::select! {
             () = stop.cancelled() => return,
             () = heads.changed() => {}
+        }
+    }
+}
+
+/// Shows how much waits, until `stop`.
+async fn measure_backlog(site: Arc<Site>, stop: CancellationToken) {
+    let SplitterRecord { chain_id, address, .. } = site.splitter;
+    let mut ticks = tokio::time::interval(BACKLOG_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let looked = async {
+            let mut tx = site.ledger.read().await?;
+            let statuses = tx.open_statuses(chain_id, address).await?;
+            Ok::<_, LedgerError>((tx.backlog(chain_id, address).await?, statuses))
+        };
+        let (backlog, statuses) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look what waits");
+                continue;
+            }
+        };
+        for kind in IntentKind::ALL {
+            let found = backlog.iter().find(|found| found.kind == kind.as_str());
+            OPEN_INTENTS.set(found.map_or(0, |found| found.count), [kind.as_str()]);
+            let oldest = found.map_or(0, |found| found.oldest.num_seconds());
+            let oldest = u64::try_from(oldest).unwrap_or(0);
+            OLDEST_INTENT_AGE_SECONDS.set(oldest, [kind.as_str()]);
+        }
+        for status in Status::ALL.iter().filter(|status| status.is_open()) {
+            let found = statuses.iter().find(|(word, _)| word == status.as_str());
+            SETTLEMENTS.set(found.map_or(0, |(_, count)| *count), [status.as_str()]);
         }
     }
 }

@@ -8,6 +8,8 @@ use super::{
     payment::{Paid, disabled, ledger_down, settle},
 };
 use crate::lifecycle::Status;
+use crate::metrics::INVOKE_TOTAL;
+use crate::telemetry::call_span;
 use crate::x402::{
     MicroUsdc, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause,
     Version, X_PAYMENT, X_PAYMENT_RESPONSE, encode_header,
@@ -21,16 +23,34 @@ use axum::{
 };
 use serde_json::{Number, Value, json};
 use std::{sync::Arc, time::Instant};
+use tracing::Instrument;
 
 /// The handler.
 pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request_id = parts.headers.get("x-request-id").cloned();
     let mut id = None;
-    let mut response = match answer(&edge, &parts.headers, body, &mut id).await {
-        Ok(response) => response,
-        Err(error) => error.respond(id.as_deref()),
+    let mut called = None;
+    let span = call_span(&parts.headers);
+    let answered = async {
+        // Before any money moves.
+        let Some(_place) = edge.pools.invoke.enter() else {
+            return Err(ApiError::Degraded(
+                "too many calls are being answered now; no money moved".to_owned(),
+            ));
+        };
+        answer(&edge, &parts.headers, body, &mut id, &mut called).await
     };
+    let answered = answered.instrument(span.clone()).await;
+    let code = match &answered {
+        Ok(response) if response.status() == StatusCode::PAYMENT_REQUIRED => "PAYMENT_REQUIRED",
+        Ok(_) => "",
+        Err(error) => error.code(),
+    };
+    let mut response = answered.unwrap_or_else(|error| error.respond(id.as_deref()));
+    let (capability, action) = called.unwrap_or_default();
+    span.record("http.response.status_code", response.status().as_u16());
+    INVOKE_TOTAL.add(1, [&capability, &action, response.status().as_str(), code]);
     if let Some(request_id) = request_id {
         response.headers_mut().insert("x-request-id", request_id);
     }
@@ -42,6 +62,7 @@ async fn answer(
     headers: &HeaderMap,
     body: Body,
     id: &mut Option<String>,
+    called: &mut Option<(String, String)>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::TooLarge)?;
@@ -58,6 +79,7 @@ async fn answer(
         let sold = all.any(|other| other.namespace == invocation.namespace());
         return Err(if sold { ApiError::ActionNotFound } else { ApiError::CapabilityNotFound });
     };
+    *called = Some((capability.namespace.clone(), capability.action.clone()));
 
     let payment = payment_header(headers)?;
     let Some(site) = edge.health.site() else {
@@ -93,7 +115,7 @@ async fn answer(
         let (capability, invocation) = (capability.clone(), invocation.clone());
         async move { settle(&edge, &site, &capability, &invocation, &payment).await }
     };
-    let paid = edge.work.spawn(work).await.map_err(|panic| {
+    let paid = edge.work.spawn(work.in_current_span()).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
         ApiError::Pending { status: Status::SettlePending, tx_hash: None }
     })??;

@@ -15,6 +15,7 @@ mod invoke;
 mod payment;
 mod pools;
 mod provider;
+mod refund;
 mod site;
 mod trace;
 
@@ -31,7 +32,7 @@ use crate::metrics::Metrics;
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
-    routing::{get, post},
+    routing::post,
 };
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
@@ -96,10 +97,14 @@ pub fn router(edge: Arc<Edge>) -> Router {
         }));
     Router::new()
         .merge(invoke)
-        .route("/v1/traces/{trace_id}", get(trace::trace))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/health", get(health::health))
-        .route("/metrics", get(health::metrics))
+        .route("/v1/refunds/request", post(refund::request))
+        // Its other name (C-96).
+        .route("/v1/refunds", post(refund::request))
+        .merge(admin::routes(&edge))
         .with_state(edge)
+}
+
+/// The routes of a process that sells nothing.
+pub fn operators_router(edge: Arc<Edge>) -> Router {
+    admin::routes(&edge).with_state(edge)
 }

@@ -14,12 +14,15 @@ use crate::{
     failpoint::Point,
     ledger::{LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic},
     lifecycle::{IntentKind, Status, StatusEvent},
+    metrics::DUPLICATE_PREVENTED_TOTAL,
+    telemetry::{settlement_span, trace_id},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// Gas limit of a pull: 102,888 measured to a payee without balance.
@@ -124,8 +127,12 @@ pub(super) async fn settle(
             taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
         }
     };
-    let settlement = wait_for_pull(site, settlement).await?;
-    deliver(edge, site, capability, invocation, &settlement, place).await
+    let span = settlement_span(settlement.id);
+    let served = async {
+        let settlement = wait_for_pull(site, settlement).await?;
+        deliver(edge, site, capability, invocation, &settlement, place).await
+    };
+    served.instrument(span).await
 }
 
 /// The paying address is the agent.
@@ -303,9 +310,22 @@ fn answer(
         }
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
-        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
-        Reservation::NonceReused(settlement) => Err(reused(&settlement)),
-        Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
+        Reservation::Joined(settlement) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["joined"]);
+            Ok(settlement)
+        }
+        Reservation::PaidOtherwise(settlement) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["paid_otherwise"]);
+            Ok(settlement)
+        }
+        Reservation::NonceReused(settlement) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["nonce_reused"]);
+            Err(reused(&settlement))
+        }
+        Reservation::DuplicateRequest => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["duplicate_request"]);
+            Err(ApiError::DuplicateRequest)
+        }
     }
 }
 
@@ -352,6 +372,9 @@ async fn try_reserve(
         return Ok(Taken::NotSold);
     }
     tx.step_status(settlement, StatusEvent::Settle, &json!({"mode": "self"})).await?;
+    if let Some(trace) = trace_id() {
+        tx.keep_otel_trace(settlement.id, &trace).await?;
+    }
     if !tx.reopen_pull(settlement.id).await? {
         tx.add_intent(&NewIntent {
             chain_id: new.chain_id,

@@ -22,6 +22,9 @@ const MAX_CLOCK_SKEW: u64 = 600;
 const MAX_UNSIGNED: TimeDelta = TimeDelta::seconds(10);
 /// Blocks that the mirror may be behind the head while payments are taken.
 const MAX_LAG: u64 = 10;
+/// Blocks that the journal may be behind the head while the daemon counts as ready: confirmations, of
+/// which there are 500 at the most, and ten minutes of Base.
+const MAX_BOOKS_LAG: u64 = 800;
 
 /// Who an agent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -99,6 +102,18 @@ impl Site {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
         Ok(mirrored.saturating_add(MAX_LAG) > seen.head.number())
+    }
+
+    /// Whether the books follow the chain: a stream that stands still looks like one that has nothing to
+    /// do.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn has_booked(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
+        let Some(seen) = self.heads.latest() else { return Ok(false) };
+        let booked = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(first_block);
+        Ok(booked.saturating_add(MAX_BOOKS_LAG) > seen.head.number())
     }
 
     /// Whether transactions wait for a signature: KMS does not answer, or nobody asks it.

@@ -8,6 +8,7 @@
 //! starts over from what it reads then.
 
 mod audit_log;
+mod backlog;
 mod capability_holds;
 mod catalog;
 mod closures;
@@ -54,6 +55,7 @@ mod verdict;
 mod webhooks;
 
 pub use audit_log::{Action, ActionRecord};
+pub use backlog::Backlog;
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
 pub use catalog::{Column, ColumnKind, Table};
 pub use closures::{Closure, ClosureReason};

@@ -10,12 +10,14 @@ mod clock;
 mod lookout;
 mod parts;
 mod read;
+mod replay;
 mod reread;
 mod token;
 mod verify;
 
 pub use lookout::Lookout;
 pub use read::{Receipts, read};
+pub use replay::FoundLog;
 pub use verify::Verifier;
 
 use crate::{
