@@ -96,6 +96,8 @@ pub enum Point {
     Seal,
     /// Commit: what others are told is written down, or what came of telling them.
     Webhook,
+    /// Commit: a URL that is not called is kept.
+    Refuse,
 }
 
 words!(Point {
@@ -142,6 +144,7 @@ words!(Point {
     Rebuild => "rebuild",
     Seal => "seal",
     Webhook => "webhook",
+    Refuse => "refuse",
 });
 
 impl Point {

@@ -10,6 +10,7 @@ pub mod failpoint;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
+pub mod outbound;
 pub mod outbox;
 pub mod pulse;
 pub mod rebuild;

@@ -72,6 +72,8 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         Point::Hold => (&[Refunded], 1),
         // No daemon: rebuild.rs crashes there.
         Point::Rebuild => (&[], 0),
+        // No money: a note that a URL is not called.
+        Point::Refuse => (&[], 0),
     }
 }
 

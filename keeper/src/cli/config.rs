@@ -1,16 +1,20 @@
 //! The configuration file.
 
+mod outbound;
 mod outward;
 mod refunds;
 
-use outward::{Pools, Telemetry};
 pub(super) use outward::Webhook;
+
+use outbound::Outbound;
+use outward::{Pools, Telemetry};
 use refunds::Refunds;
 
 use crate::{
     chain,
     edge::{AdminToken, Auth, Catalogue, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
+    outbound::Guard,
     signer::{KeySource, KmsKey},
     x402::Network,
 };
@@ -70,6 +74,8 @@ pub(super) struct Config {
     pub(super) webhook: Vec<Webhook>,
     #[serde(default)]
     pub(super) telemetry: Telemetry,
+    #[serde(default)]
+    pub(super) outbound: Outbound,
 }
 
 /// The edge.
@@ -388,7 +394,7 @@ impl Config {
             path.display(),
             file.display()
         );
-        let catalogue = Catalogue::load(&file, config.test_mode)
+        let catalogue = Catalogue::load(&file, &config.guard())
             .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
         Ok((config, catalogue))
     }
@@ -513,7 +519,7 @@ impl Config {
         self.refunds.check()?;
         self.http.pools.check()?;
         self.telemetry.check()?;
-        outward::check(&self.webhook, self.test_mode)?;
+        outward::check(&self.webhook, &self.guard())?;
         let mut splitters = BTreeSet::new();
         for splitter in &self.splitter {
             let name = format!("splitter {}", splitter.address);
@@ -540,6 +546,11 @@ impl Config {
             1 => Ok(()),
             count => Err(format!("exactly one splitter must be active, but {count} are")),
         }
+    }
+
+    /// Which URLs of others may be called.
+    pub(super) fn guard(&self) -> Guard {
+        self.outbound.guard(self.test_mode)
     }
 
     /// The chain of a Splitter.

@@ -10,6 +10,7 @@ use crate::{
     failpoint::Point,
     ledger::{Lease, Ledger, LedgerError, SignerRole},
     metrics::{IS_LEADER, LEASE_EPOCH},
+    outbound::Outbound,
     outbox::{Outbox, OutboxError},
     reconciler::{Reconciler, ReconcilerError},
     signer::Signer,
@@ -82,7 +83,12 @@ pub(super) struct Leader {
     halt: Halt,
     /// Who is told what happened.
     webhooks: Vec<Endpoint>,
+    /// Calls them.
+    outbound: Outbound,
 }
+
+/// Who is told what happened, and what calls them.
+pub(super) type Told = (Vec<Endpoint>, Outbound);
 
 impl Leader {
     pub(super) fn new(
@@ -92,10 +98,10 @@ impl Leader {
         heads: Heads,
         stations: Vec<(Station, Keys)>,
         halt: Halt,
-        webhooks: Vec<Endpoint>,
+        (webhooks, outbound): Told,
     ) -> Self {
         let name = lease_name(chain_id);
-        Self { chain_id, name, lease_time, ledger, heads, stations, halt, webhooks }
+        Self { chain_id, name, lease_time, ledger, heads, stations, halt, webhooks, outbound }
     }
 
     fn interval(&self) -> Duration {

@@ -18,6 +18,7 @@ use crate::{
         self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, OLDEST_INTENT_AGE_SECONDS, OPEN_INTENTS,
         REORG_DEPTH_BLOCKS, REORGS_TOTAL, SETTLEMENTS,
     },
+    outbound::Outbound,
 };
 use chrono::Utc;
 use clap::ValueEnum;
@@ -87,7 +88,7 @@ impl Run {
             catalogue,
             health,
             metrics,
-            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+            outbound: Outbound::new(config.guard())?,
             work: TaskTracker::new(),
             pools: Pools::new(config.http.pools.limits()),
         });
@@ -228,11 +229,14 @@ async fn serve(
         tasks.spawn(measure_head(*chain_id, heads.clone(), stop.clone()));
     }
     let halt = Halt::default();
+    let told = Outbound::new(config.guard())
+        .map_err(|error| Obstacle::Fatal(format!("the HTTP client: {error}")))?;
     for (chain_id, stations) in by_chain {
         let Some(heads) = followers.remove(&chain_id) else { continue };
         let (time, ledger) = (config.lease_time, ledger.clone());
-        let webhooks = config.webhook.iter().map(Webhook::endpoint).collect();
-        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone(), webhooks);
+        let endpoints = config.webhook.iter().map(Webhook::endpoint).collect();
+        let told = (endpoints, told.clone());
+        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone(), told);
         tasks.spawn(leader.run(stop.clone()));
     }
     tokio::select! {

@@ -1,6 +1,7 @@
 //! What is sold: a file, validated when it is loaded.
 
 use crate::{
+    outbound::{Guard, Reason, Refused},
     shared_secret::secret,
     splitter::{SplitTerms, capability_id},
     x402::{AmountError, MicroUsdc},
@@ -12,7 +13,6 @@ use figment::{
 };
 use serde::Deserialize;
 use std::{collections::BTreeSet, path::Path, time::Duration};
-use url::Url;
 
 use super::Capability;
 
@@ -68,7 +68,7 @@ struct Entry {
     provider: Address,
     #[serde(default = "default_split")]
     split_bps: [u16; 3],
-    endpoint: Url,
+    endpoint: String,
     hmac_secret: String,
     #[serde(default)]
     idempotent: bool,
@@ -86,11 +86,11 @@ const fn default_timeout() -> Duration {
 }
 
 impl Catalogue {
-    /// Reads and checks a catalogue. Plain http endpoints are for tests.
+    /// Reads and checks a catalogue; `guard` says which endpoints may be called.
     ///
     /// # Errors
     /// [`CatalogueError`] with the line to change.
-    pub fn load(path: &Path, test_mode: bool) -> Result<Self, CatalogueError> {
+    pub fn load(path: &Path, guard: &Guard) -> Result<Self, CatalogueError> {
         let file: File = Figment::from(Toml::file_exact(path))
             .extract()
             .map_err(|error| CatalogueError::Unreadable(Box::new(error)))?;
@@ -99,7 +99,7 @@ impl Catalogue {
         for entry in file.capability {
             let name = format!("{}/{}", entry.namespace, entry.action);
             let capability = entry
-                .check(test_mode)
+                .check(guard)
                 .map_err(|problem| CatalogueError::Invalid { capability: name.clone(), problem })?;
             if !seen.insert(capability.id) {
                 return Err(CatalogueError::Invalid {
@@ -119,7 +119,7 @@ impl Catalogue {
 }
 
 impl Entry {
-    fn check(self, test_mode: bool) -> Result<Capability, String> {
+    fn check(self, guard: &Guard) -> Result<Capability, String> {
         if !is_word(&self.namespace) || !is_word(&self.action) {
             return Err("namespace and action are lower-case words ([a-z][a-z0-9-]*)".to_owned());
         }
@@ -132,12 +132,15 @@ impl Entry {
         if shares != 10_000 {
             return Err(format!("split_bps sums to {shares}, not to 10000"));
         }
-        if self.endpoint.scheme() != "https" && !(test_mode && self.endpoint.scheme() == "http") {
-            return Err(format!(
-                "endpoint {} must be https (http is for test_mode = true)",
-                self.endpoint
-            ));
-        }
+        let endpoint = guard.admit(&self.endpoint).map_err(|refused| {
+            let Refused { reason, blocked_url } = refused;
+            let hint = if reason == Reason::Scheme {
+                ": it must be https (http is for test_mode = true)"
+            } else {
+                ""
+            };
+            format!("endpoint {blocked_url} is not called: {reason}{hint}")
+        })?;
         if self.description.chars().count() > MAX_DESCRIPTION {
             return Err(format!("description is longer than {MAX_DESCRIPTION} characters"));
         }
@@ -152,7 +155,7 @@ impl Entry {
             price,
             description: self.description,
             terms: SplitTerms { provider: self.provider, bps: self.split_bps },
-            endpoint: self.endpoint,
+            endpoint,
             idempotent: self.idempotent,
             timeout: self.timeout,
         })
@@ -187,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalogue.toml");
         fs::write(&path, text).unwrap();
-        Catalogue::load(&path, false).map_err(|error| error.to_string())
+        Catalogue::load(&path, &Guard::new(false, &[])).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -206,6 +209,8 @@ mod tests {
             ("\"demo\"", "\"de:mo\"", "lower-case words"),
             ("\"echo\"", "\"\"", "lower-case words"),
             ("https:", "http:", "must be https"),
+            ("provider.example", "10.0.0.1", "not called: resolved_to_deny_cidr"),
+            ("provider.example", "user:secret@[::1]", "https://[::1]/echo is not called"),
             ("MDEyMzQ1Njc4OWFiY2RlZg==", "MDEy", "shorter than 16 bytes"),
             ("MDEyMzQ1Njc4OWFiY2RlZg==", "$NO_SUCH_VARIABLE", "no variable NO_SUCH_VARIABLE"),
             ("description", "descripton", "unknown field"),

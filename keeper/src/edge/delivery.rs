@@ -7,6 +7,7 @@ use super::{
     payment::Paid,
     pools::Place,
     provider::{Failed, call},
+    refused,
 };
 use crate::{
     failpoint::Point,
@@ -94,10 +95,13 @@ pub(super) async fn deliver(
             }
             Ok(paid(result, false))
         }
-        Err(Failed { failure, why, .. }) => {
+        Err(Failed { failure, why, refused, .. }) => {
             tracing::error!(
                 payment = %settlement.id, why, "ALARM: paid and not served: a refund is due"
             );
+            if let Some(refused) = refused {
+                refused::keep(site, capability, settlement.agent_id.as_deref(), &refused).await;
+            }
             stored.map_err(|error| internal(&error, settlement))?;
             Err(ApiError::Provider(failure, receipt(settlement)))
         }
@@ -119,7 +123,7 @@ async fn store(
                 Ok((status, result)) => {
                     tx.finish_delivery(settlement, attempt, *status, result).await?;
                 }
-                Err(Failed { failure, http_status, why }) => {
+                Err(Failed { failure, http_status, why, .. }) => {
                     tx.fail_delivery(settlement, attempt, *failure, *http_status, why).await?;
                 }
             }

@@ -3,6 +3,7 @@
 
 use crate::{
     lifecycle::{Failure, Status},
+    outbound::{Field, Refused},
     x402::Subcause,
 };
 use alloy::primitives::B256;
@@ -63,6 +64,8 @@ pub(super) enum ApiError {
     Held(Receipt),
     /// Too many calls of this capability failed; nothing was reserved (R-227).
     NotSold,
+    /// A URL that this call needs leads where no call may go; nothing was reserved (R-237).
+    UrlBlocked(Field, Refused),
     /// Something behind the edge is missing.
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
@@ -115,6 +118,7 @@ impl ApiError {
             Self::PaymentUnknown => "TRANSACTION_NOT_FOUND",
             Self::RefundNotDue => "REFUND_NOT_DUE",
             Self::RefundInvestigation { .. } => "REFUND_INVESTIGATION_REQUIRED",
+            Self::UrlBlocked(..) => "URL_BLOCKED_SSRF",
             Self::Internal => "INTERNAL_ERROR",
         }
     }
@@ -125,7 +129,9 @@ impl ApiError {
             Self::InvalidRequest(_) | Self::UnsupportedVersion => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::CapabilityNotFound | Self::ActionNotFound => StatusCode::NOT_FOUND,
-            Self::PaymentInvalid { .. } | Self::NotAccepted(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::PaymentInvalid { .. } | Self::NotAccepted(_) | Self::UrlBlocked(..) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::SettlementReused { .. } | Self::DuplicateRequest => StatusCode::CONFLICT,
             Self::Pending { .. } | Self::Degraded(_) | Self::Held(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -183,6 +189,9 @@ impl ApiError {
                 "too many calls of this capability failed; it is not sold until its operator has \
                  looked; no money moved"
                     .to_owned()
+            }
+            Self::UrlBlocked(..) => {
+                "the provider's endpoint has no address that this hub calls; no money moved".to_owned()
             }
             Self::Degraded(why) => why.clone(),
             Self::Provider(Failure::Error, _) => {
@@ -242,6 +251,11 @@ impl ApiError {
                 "transaction_id": receipt.settlement,
             }),
             Self::NotSold => json!({"reason": "too_many_failures"}),
+            Self::UrlBlocked(field, refused) => json!({
+                "field": field.as_str(),
+                "blocked_url": refused.blocked_url,
+                "reason": refused.reason.as_str(),
+            }),
             Self::Provider(_, receipt) => json!({
                 "refund": "due",
                 "tx_hash": receipt.tx_hash,
@@ -282,6 +296,7 @@ impl ApiError {
             | Self::PaymentUnknown
             | Self::RefundNotDue
             | Self::RefundInvestigation { .. }
+            | Self::UrlBlocked(..)
             | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})
             }

@@ -16,6 +16,7 @@ mod payment;
 mod pools;
 mod provider;
 mod refund;
+mod refused;
 mod site;
 mod trace;
 
@@ -28,7 +29,7 @@ pub use intake::{Intake, Shut};
 pub use pools::{MAX_POOL, PoolLimits, Pools};
 pub use site::{Auth, Site};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, outbound::Outbound};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
@@ -60,7 +61,7 @@ pub struct Edge {
     /// What was counted.
     pub metrics: Metrics,
     /// Client for provider calls.
-    pub http: reqwest::Client,
+    pub outbound: Outbound,
     /// Payments being settled; they end before the program does.
     pub work: TaskTracker,
     /// How much goes on at a time.

@@ -7,6 +7,7 @@ use super::{
     envelope::Invocation,
     error::{ApiError, Receipt},
     intake::Shut,
+    refused,
 };
 use crate::{
     chain::{BlockTag, ChainError},
@@ -120,7 +121,7 @@ pub(super) async fn settle(
                 payment_hash: payment.hash,
                 authorization,
             };
-            reserve(site, capability, &new).await?
+            reserve(edge, site, capability, &new).await?
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
@@ -237,6 +238,7 @@ enum Taken {
 
 /// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
 async fn reserve(
+    edge: &Edge,
     site: &Site,
     capability: &Capability,
     new: &NewSettlement,
@@ -245,7 +247,11 @@ async fn reserve(
     let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
     let mut balance = match known {
         true => None,
-        false => Some(check_chain(site, capability, &new.authorization).await?),
+        false => {
+            // Nobody pays for a call that would not be made.
+            refused::check(edge, site, capability, &new.agent_id).await?;
+            Some(check_chain(site, capability, &new.authorization).await?)
+        }
     };
     let mut attempts = 0;
     loop {

@@ -5,7 +5,12 @@ use super::{
     capability::Capability,
     envelope::{Invocation, MAX_BODY_BYTES},
 };
-use crate::{ledger::Settlement, lifecycle::Failure, shared_secret::signature};
+use crate::{
+    ledger::Settlement,
+    lifecycle::Failure,
+    outbound::{Refused, refusal},
+    shared_secret::signature,
+};
 use chrono::Utc;
 use serde_json::{Value, json};
 
@@ -15,11 +20,18 @@ pub(super) struct Failed {
     /// What the provider answered, where that was the failure.
     pub(super) http_status: Option<u16>,
     pub(super) why: String,
+    /// Its URL leads where no call may go.
+    pub(super) refused: Option<Refused>,
 }
 
 impl Failed {
     fn new(failure: Failure, why: &str) -> Self {
-        Self { failure, http_status: None, why: why.to_owned() }
+        Self { failure, http_status: None, why: why.to_owned(), refused: None }
+    }
+
+    fn refused(refused: Refused) -> Self {
+        let why = refused.to_string();
+        Self { refused: Some(refused), ..Self::new(Failure::Unavailable, &why) }
     }
 }
 
@@ -42,8 +54,9 @@ pub(super) async fn call(
     let signature = signature(&capability.hmac_secret, &timestamp, body.as_bytes())
         .ok_or_else(|| Failed::new(Failure::Error, "the secret cannot sign"))?;
     let answer = edge
-        .http
-        .post(capability.endpoint.clone())
+        .outbound
+        .post(&capability.endpoint)
+        .map_err(Failed::refused)?
         .timeout(capability.timeout)
         .header("content-type", "application/json")
         .header("x-jecp-signature", signature)
@@ -54,12 +67,15 @@ pub(super) async fn call(
         .body(body)
         .send()
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| match refusal(&error) {
+            Some(reason) => Failed::refused(Refused::of(reason, &capability.endpoint)),
+            None => failed(&error),
+        })?;
     let status = answer.status();
     if !status.is_success() {
         let why = format!("HTTP status {status}");
         let http_status = Some(status.as_u16());
-        return Err(Failed { failure: Failure::Error, http_status, why });
+        return Err(Failed { failure: Failure::Error, http_status, why, refused: None });
     }
     let body = read(answer).await?;
     let result = serde_json::from_slice(&body)

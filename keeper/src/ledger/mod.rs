@@ -45,6 +45,7 @@ mod sightings;
 mod signal;
 mod signers;
 mod splitter_logs;
+mod ssrf_attempts;
 mod standing;
 mod statements;
 mod steps;
@@ -86,6 +87,7 @@ pub use settlements::{
 pub use sightings::TokenSighting;
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};
+pub use ssrf_attempts::SsrfAttempt;
 pub use standing::{Attribution, LOOK_BACK, Standing};
 pub use statements::{
     EscrowLine, PaymentLine, ProviderSums, RefundLine, SplitLine, StatementScope,

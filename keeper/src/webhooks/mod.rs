@@ -17,6 +17,7 @@ use crate::{
         Contention, Lease, Ledger, LedgerError, WebhookOutcome, WebhookRecord, WebhookState,
     },
     metrics::{WEBHOOKS_TOTAL, WEBHOOKS_WAITING},
+    outbound::{Field, Outbound},
     pulse::Pulse,
 };
 use body::{message, message_id};
@@ -75,6 +76,8 @@ pub struct Webhooks {
     pub lease: Lease,
     /// Who is told.
     pub endpoints: Vec<Endpoint>,
+    /// Calls them, after another look at where they lead.
+    pub outbound: Outbound,
 }
 
 impl Webhooks {
@@ -176,7 +179,7 @@ impl Webhooks {
         let all = due.len();
         let mut outcomes = stream::iter(due)
             .map(|webhook| async move {
-                let sent = send(endpoint, &webhook).await;
+                let sent = send(&self.outbound, endpoint, &webhook).await;
                 (webhook, sent)
             })
             .buffer_unordered(MAX_AT_ONCE);
@@ -199,6 +202,11 @@ impl Webhooks {
     ) -> Result<(), LedgerError> {
         let mut tx = self.ledger.begin().await?;
         tx.hold_lease(&self.lease).await?;
+        let refused = sent.as_ref().err().and_then(|refusal| refusal.refused.clone());
+        if let Some(refused) = &refused {
+            let field = Field::WebhookDestinationUrl;
+            tx.add_ssrf_attempt(None, None, field, refused).await?;
+        }
         let outcome = outcome(webhook.attempts, tx.clock().await?, sent);
         tx.finish_webhook(webhook, &outcome).await?;
         tx.commit(Point::Webhook).await?;
@@ -245,7 +253,7 @@ fn outcome(
         }
         Err(refusal) => refusal,
     };
-    let is_last = refusal.is_for_good || before.saturating_add(1) >= MAX_ATTEMPTS;
+    let is_last = refusal.refused.is_some() || before.saturating_add(1) >= MAX_ATTEMPTS;
     let doublings = u32::try_from(before).unwrap_or(u32::MAX);
     let factor = 2i32.checked_pow(doublings);
     let pause = factor.and_then(|factor| FIRST_PAUSE.checked_mul(factor));
@@ -261,9 +269,10 @@ fn outcome(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::{Reason, Refused};
 
     fn refused() -> Result<u16, Refusal> {
-        Err(Refusal { http_status: Some(500), why: "HTTP status 500".to_owned(), is_for_good: false })
+        Err(Refusal { http_status: Some(500), why: "HTTP status 500".to_owned(), refused: None })
     }
 
     /// Twelve attempts: a minute, two, four, up to an hour; then it is over.
@@ -285,8 +294,12 @@ mod tests {
     /// what must not be called is not called again.
     #[test]
     fn what_may_not_be_called_is_given_up_at_once() {
+        let refused = Refused {
+            reason: Reason::ResolvedToDenyCidr,
+            blocked_url: "https://10.0.0.1/".to_owned(),
+        };
         let blocked =
-            Refusal { http_status: None, why: "blocked".to_owned(), is_for_good: true };
+            Refusal { http_status: None, why: "blocked".to_owned(), refused: Some(refused) };
         let outcome = outcome(0, Utc::now(), Err(blocked));
         assert_eq!(outcome.state, WebhookState::Abandoned);
         assert_eq!(outcome.reason.as_deref(), Some("blocked"));

@@ -1,14 +1,13 @@
 //! One attempt to tell an endpoint, signed (E.5).
 
 use super::Endpoint;
-use crate::{ledger::WebhookRecord, shared_secret::signature};
+use crate::{
+    ledger::WebhookRecord,
+    outbound::{Outbound, Reason, Refused, refusal},
+    shared_secret::signature,
+};
 use chrono::Utc;
-use std::{sync::LazyLock, time::Duration};
-
-/// Follows no redirects: they would lead past every check.
-static HTTP: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
-    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().ok()
-});
+use std::time::Duration;
 
 /// How long an endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,27 +19,37 @@ pub(super) struct Refusal {
     pub(super) http_status: Option<u16>,
     /// In a few words; no host's own words.
     pub(super) why: String,
-    /// It must not be tried again.
-    pub(super) is_for_good: bool,
+    /// Its URL leads where no call may go.
+    pub(super) refused: Option<Refused>,
 }
 
 impl Refusal {
     fn passing(why: &str) -> Self {
-        Self { http_status: None, why: why.to_owned(), is_for_good: false }
+        Self { http_status: None, why: why.to_owned(), refused: None }
+    }
+
+    /// A name that has no address now may have one later; anything else is for good.
+    fn refused(refused: Refused) -> Self {
+        let why = refused.reason.to_string();
+        match refused.reason {
+            Reason::DnsResolveFailed => Self::passing(&why),
+            _ => Self { http_status: None, why, refused: Some(refused) },
+        }
     }
 }
 
 /// Sends it. Every status of 2xx means that the endpoint has it; its body is not read.
 pub(super) async fn send(
+    outbound: &Outbound,
     endpoint: &Endpoint,
     webhook: &WebhookRecord,
 ) -> Result<u16, Refusal> {
     let timestamp = Utc::now().timestamp().to_string();
     let signature = signature(&endpoint.secret, &timestamp, webhook.body.as_bytes())
         .ok_or_else(|| Refusal::passing("the secret cannot sign"))?;
-    let http = HTTP.as_ref().ok_or_else(|| Refusal::passing("there is no HTTP client"))?;
-    let answer = http
-        .post(endpoint.url.clone())
+    let answer = outbound
+        .post(&endpoint.url)
+        .map_err(Refusal::refused)?
         .timeout(TIMEOUT)
         .header("content-type", "application/json")
         .header("x-jecp-webhook-signature", signature)
@@ -49,19 +58,16 @@ pub(super) async fn send(
         .body(webhook.body.clone())
         .send()
         .await
-        .map_err(|error| {
-            Refusal::passing(if error.is_timeout() {
-                "no answer in time"
-            } else if error.is_connect() {
-                "no connection"
-            } else {
-                "the connection broke"
-            })
+        .map_err(|error| match refusal(&error) {
+            Some(reason) => Refusal::refused(Refused::of(reason, &endpoint.url)),
+            None if error.is_timeout() => Refusal::passing("no answer in time"),
+            None if error.is_connect() => Refusal::passing("no connection"),
+            None => Refusal::passing("the connection broke"),
         })?;
     let status = answer.status();
     if status.is_success() {
         return Ok(status.as_u16());
     }
     let why = format!("HTTP status {status}");
-    Err(Refusal { http_status: Some(status.as_u16()), why, is_for_good: false })
+    Err(Refusal { http_status: Some(status.as_u16()), why, refused: None })
 }

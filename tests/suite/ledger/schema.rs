@@ -2,10 +2,11 @@
 
 use super::*;
 use alloy::hex;
+use keeper::outbound::{Field, Reason, Refused};
 use std::collections::BTreeSet;
 
 /// Tables whose rows are never changed at all.
-const APPEND_ONLY: [&str; 9] = [
+const APPEND_ONLY: [&str; 10] = [
     "settlement_events",
     "event_positions",
     "event_seals",
@@ -15,6 +16,7 @@ const APPEND_ONLY: [&str; 9] = [
     "postings",
     "audit_log",
     "token_sightings",
+    "ssrf_attempts",
 ];
 /// Tables whose rows may be deleted: the mirror, how far it is, and limits that are taken back.
 const DELETABLE: [&str; 5] =
@@ -211,6 +213,28 @@ async fn constraints_decide_and_not_memory() {
     .await;
 }
 
+/// a refused URL is kept as it was refused; the database knows the same words as the guard.
+#[tokio::test]
+async fn every_refusal_of_a_url_can_be_kept() {
+    on_both(|db| async move {
+        let url = "https://user:secret@10.0.0.1/path?secret".parse().unwrap();
+        let mut tx = db.ledger.begin().await.unwrap();
+        for reason in Reason::ALL {
+            for field in Field::ALL {
+                let refused = Refused::of(*reason, &url);
+                tx.add_ssrf_attempt(Some("agent"), Some("demo"), *field, &refused).await.unwrap();
+            }
+        }
+        tx.commit(HERE).await.unwrap();
+        let kept = db.ledger.read().await.unwrap().ssrf_attempts().await.unwrap();
+        assert_eq!(kept.len(), Reason::ALL.len() * Field::ALL.len());
+        assert!(kept.iter().all(|one| one.refused.blocked_url == "https://10.0.0.1/path"));
+        assert_eq!(kept[0].agent_id.as_deref(), Some("agent"));
+        assert_eq!(kept[0].provider_id.as_deref(), Some("demo"));
+    })
+    .await;
+}
+
 /// A row of every table that is never changed.
 async fn populate(db: &Database) {
     let payer = PrivateKeySigner::random();
@@ -231,6 +255,9 @@ async fn populate(db: &Database) {
     let asset = Network::BaseSepolia.usdc().address;
     let seen = TokenSighting { implementation: B256::ZERO, code_hash: B256::ZERO };
     tx.add_token_sighting(84_532, SPLITTER, asset, &seen).await.unwrap();
+    let url = "https://10.0.0.1/".parse().unwrap();
+    let refused = Refused::of(Reason::ResolvedToDenyCidr, &url);
+    tx.add_ssrf_attempt(None, Some("demo"), Field::EndpointUrl, &refused).await.unwrap();
     tx.commit(HERE).await.unwrap();
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     edge,
+    outbound::Guard,
     shared_secret::secret,
     webhooks::{Endpoint, EventType},
 };
@@ -47,13 +48,11 @@ impl Webhook {
     }
 }
 
-pub(super) fn check(webhooks: &[Webhook], test_mode: bool) -> Result<(), String> {
+pub(super) fn check(webhooks: &[Webhook], guard: &Guard) -> Result<(), String> {
     let mut known = BTreeSet::new();
     for Webhook { url, events, .. } in webhooks {
         let name = format!("webhook {}", url.host_str().unwrap_or_default());
-        if url.scheme() != "https" && !(test_mode && url.scheme() == "http") {
-            return Err(format!("{name}: url must be https (http is for test_mode = true)"));
-        }
+        guard.admit(url.as_str()).map_err(|refused| format!("{name}: {refused}"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(format!("{name}: url must not hold credentials; what is sent is signed"));
         }

@@ -70,12 +70,15 @@ impl Leader {
         let make = {
             let (ledger, lease, token) = (self.ledger.clone(), lease.clone(), stop.clone());
             let (chain_id, endpoints) = (self.chain_id, self.webhooks.clone());
+            // Connections of its own: a slow receiver takes none from the providers' calls.
+            let outbound = self.outbound.clone();
             move || {
                 Webhooks {
                     chain_id,
                     ledger: ledger.clone(),
                     lease: lease.clone(),
                     endpoints: endpoints.clone(),
+                    outbound: outbound.clone(),
                 }
                 .run(token.clone())
             }
