@@ -63,7 +63,7 @@ pub(super) struct Config {
     pub(super) lease_time: Duration,
     /// Accounts with which facilitators pull; none of our keys may be among them.
     #[serde(default)]
-    facilitator_fleet: Vec<Address>,
+    pub(super) facilitator_fleet: Vec<Address>,
     pub(super) http: Http,
     pub(super) chain: Vec<Chain>,
     pub(super) splitter: Vec<Splitter>,

@@ -19,6 +19,7 @@ mod replay;
 mod run;
 mod statement;
 mod tx;
+mod webhooks;
 
 use clap::{Parser, Subcommand};
 use crate::telemetry::Telemetry;
@@ -68,6 +69,8 @@ enum Command {
     Refund(refund::RefundCommand),
     /// Everything of a provider in a month.
     Statement(statement::Statement),
+    /// Show what others are told, and tell them again.
+    Webhooks(webhooks::Webhooks),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
             Command::Flags(flags) => flags.execute().await,
             Command::Refund(refund) => refund.execute().await,
             Command::Statement(statement) => statement.execute().await,
+            Command::Webhooks(webhooks) => webhooks.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]

@@ -177,8 +177,16 @@ async fn serve(
         let mut keys = None;
         if role != Role::Edge {
             let connected = persist(health, "kms", stop, || boot::connect_keys(&station)).await;
+            let fleet = &config.facilitator_fleet;
+            let verified =
+                persist(health, &component, stop, || boot::verify(fleet, &ledger, &station));
             keys = match connected {
-                Ok(Some(keys)) => Some(keys),
+                Ok(Some(keys)) => {
+                    if verified.await?.is_none() {
+                        return Ok(());
+                    }
+                    Some(keys)
+                }
                 Ok(None) => return Ok(()),
                 Err(obstacle) => {
                     boot::mark(health, &obstacle);

@@ -60,6 +60,10 @@ pub enum Action {
     MismatchFlagged,
     /// Money came in that no payment asked for (R-127, C-33c).
     UnattributedBalance,
+    /// The key in KMS is the contract's settler.
+    TrustRootVerified,
+    /// Accounts of facilitators tried to record, without sending it.
+    UnauthorizedSimulation,
 }
 
 words!(Action {
@@ -86,6 +90,8 @@ words!(Action {
     OrphanDetected => "x402.orphan_detected",
     MismatchFlagged => "x402.mismatch_flagged",
     UnattributedBalance => "x402.unattributed_balance",
+    TrustRootVerified => "x402.trust_root_verified",
+    UnauthorizedSimulation => "x402.unauthorized_settler_simulation",
 });
 
 /// A line of the log.

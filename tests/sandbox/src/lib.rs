@@ -11,6 +11,7 @@
 mod anvil;
 mod contracts;
 mod guard;
+mod inbox;
 mod kms;
 mod postgres;
 mod provider;
@@ -22,6 +23,7 @@ mod tools;
 
 pub use anvil::{Anvil, AnvilOptions};
 pub use contracts::{Contracts, Registration, Roles, USDC_BASE_SEPOLIA, compiled};
+pub use inbox::{Inbox, Letter};
 pub use kms::{KmsCredentials, KmsDouble, KmsFault};
 pub use postgres::{Postgres, Replica};
 pub use provider::SampleProvider;
