@@ -19,6 +19,7 @@ use crate::{
         REORG_DEPTH_BLOCKS, REORGS_TOTAL, SETTLEMENTS,
     },
     outbound::Outbound,
+    pulse::Pulse,
 };
 use chrono::Utc;
 use clap::ValueEnum;
@@ -345,7 +346,9 @@ fn site(config: &Config, ledger: &Ledger, station: &Station, heads: Heads) -> Si
 /// Keeps what the Splitter says of the catalogue fresh.
 async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(REGISTRATION_INTERVAL);
+    let pulse = Pulse::start("registrations".to_owned());
     loop {
+        pulse.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
@@ -361,7 +364,9 @@ async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: Cancellatio
 /// Keeps what is known of the intake fresh.
 async fn watch_intake(site: Arc<Site>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTAKE_INTERVAL);
+    let pulse = Pulse::start("intake".to_owned());
     loop {
+        pulse.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}

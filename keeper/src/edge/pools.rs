@@ -21,7 +21,7 @@ pub struct PoolLimits {
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { invoke: 4_096, read: 256, provider: 512 }
+        Self { invoke: 4_096, read: 256, provider: 4_096 }
     }
 }
 
