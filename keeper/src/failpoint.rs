@@ -102,6 +102,8 @@ pub enum Point {
     Attest,
     /// Commit: the facilitator will not settle a payment.
     Withdraw,
+    /// Commit: what others are told is written down, or what came of telling them.
+    Webhook,
     /// Commit: a URL that is not called is kept.
     Refuse,
 }
@@ -153,6 +155,7 @@ words!(Point {
     HandOver => "hand_over",
     Attest => "attest",
     Withdraw => "withdraw",
+    Webhook => "webhook",
     Refuse => "refuse",
 });
 

@@ -16,6 +16,8 @@ const SIGNING: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
 /// Seconds, for what lies between a pull and its record or split: the bounds of the specification and
 /// what is around them.
 const SETTLING: &[f64] = &[1.0, 2.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 30.0, 60.0, 90.0, 300.0];
+/// Seconds, for what an endpoint of the chain takes.
+const ASKING: &[f64] = &[0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// How often what histograms have seen is counted up, whether or not somebody looks.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -113,6 +115,30 @@ registry! {
         "Checks of journal, settlements, logs and contracts against one another.";
     SEALED_EVENTS: Gauge = "keeper_sealed_events" []
         "Events under a seal.";
+    TASK_LAST_TICK_TIMESTAMP_SECONDS: Gauge = "keeper_task_last_tick_timestamp_seconds" ["task"]
+        "When a task last began a round, in seconds since 1970.";
+    REFUNDS_TOTAL: Counter = "x402_refunds_total" ["state"]
+        "Refunds that came into a state: asked for and approved or held, and paid.";
+    INVOKE_TOTAL: Counter = "x402_invoke_total" ["capability", "action", "status", "code"]
+        "Answers to calls, by what was called, their status and the code of their error.";
+    DUPLICATE_IGNORED_TOTAL: Counter = "x402_keeper_duplicate_ignored_total" []
+        "Logs that were replayed and are ingested already.";
+    DUPLICATE_PREVENTED_TOTAL: Counter = "keeper_duplicate_prevented_total" ["how"]
+        "Payments that came again and were not pulled again.";
+    SETTLEMENTS: Gauge = "keeper_settlements" ["status"]
+        "Payments of the active Splitter by status.";
+    OPEN_INTENTS: Gauge = "keeper_intents" ["kind"]
+        "Pulls, records and splits that no transaction has done yet.";
+    OLDEST_INTENT_AGE_SECONDS: Gauge = "keeper_oldest_intent_age_seconds" ["kind"]
+        "How long the oldest of them has waited.";
+    RPC_REQUEST_SECONDS: Histogram(ASKING) = "keeper_rpc_request_seconds" ["rpc", "outcome"]
+        "How long an endpoint took to answer or to fail.";
+    UNAUTHORIZED_SIMULATION_TOTAL: Counter = "x402_unauthorized_settler_simulation_total" ["result"]
+        "Records that accounts of facilitators would make, tried without sending them.";
+    WEBHOOKS_TOTAL: Counter = "keeper_webhooks_total" ["type", "result"]
+        "Webhooks that were sent, by what came of it.";
+    WEBHOOKS_WAITING: Gauge = "keeper_webhooks_waiting" ["chain_id"]
+        "Webhooks that their endpoints have not taken yet.";
 }
 
 const fn count(labels: &[&str]) -> usize {

@@ -157,6 +157,23 @@ async fn a_key_that_the_contract_does_not_obey_settles_nothing() {
     assert!(daemon.tail().contains("AUTHORIZED_SETTLER"), "{}", daemon.tail());
 }
 
+/// at each start it is tried whether an account of a facilitator could record, and written
+/// down that it could not, and that the settler's key is the contract's.
+#[tokio::test]
+async fn accounts_of_facilitators_may_not_record() {
+    let stack = stack("fleet", StackOptions::default()).await;
+    let database = stack.sqlite();
+    let fleet = format!("facilitator_fleet = [\"{}\"]\n", stack.roles.relayer);
+    let change = |config: String| format!("{fleet}{config}");
+    let mut daemon = stack.spawn(&keeper(), &database, &[], change).await.unwrap();
+    daemon.ready().await.unwrap();
+    let series = "x402_unauthorized_settler_simulation_total{result=\"refused\"}";
+    assert_eq!(crate::support::metric(&daemon, series).await, 1);
+    let logged = crate::support::tally(&database, "audit_log", "action").await;
+    assert_eq!(logged["x402.unauthorized_settler_simulation"], 1);
+    assert_eq!(logged["x402.trust_root_verified"], 1);
+}
+
 // ------------------------------------------------------------------------------ waiting
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

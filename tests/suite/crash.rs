@@ -35,7 +35,9 @@ const fn scenes(point: Point) -> (&'static [Scene], u32) {
         | Point::Finality
         // What the token is, when it is seen first.
         | Point::Watch
-        | Point::Seal => (&[Plain, Replaced], 1),
+        | Point::Seal
+        // From where on others are told.
+        | Point::Webhook => (&[Plain, Replaced], 1),
         // Pull, record and split each pass these.
         Point::Book
         | Point::Plan

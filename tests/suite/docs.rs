@@ -50,6 +50,29 @@ fn every_metric_is_in_the_list() {
     assert_eq!(written, rows.iter().map(String::as_str).collect());
 }
 
+/// each rule that wakes somebody asks for a metric that there is.
+#[test]
+fn alerts_ask_for_metrics_that_there_are() {
+    let rules = fs::read_to_string(tools().root().join("docs/examples/alerts.yml")).unwrap();
+    let is_part = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    let mut found = BTreeSet::new();
+    for word in rules.split(|it: char| !is_part(it)) {
+        if word.starts_with("keeper_") || word.starts_with("x402_") {
+            let name = word.trim_end_matches("_bucket");
+            assert!(ALL.iter().any(|metric| metric.name == name), "there is no {name}");
+            found.insert(name.to_owned());
+        }
+    }
+    for name in [
+        "x402_reconciler_attribution_drift_total",
+        "x402_authorized_settler_check_total",
+        "keeper_record_settlement_latency_seconds",
+        "keeper_settlements",
+    ] {
+        assert!(found.contains(name), "{name} wakes nobody");
+    }
+}
+
 /// The documents' links lead somewhere.
 #[test]
 fn links_lead_to_files() {

@@ -4,6 +4,7 @@ use crate::{
     failpoint::Point,
     ledger::{Contention, Lease, Ledger, LedgerError},
     metrics::SEALED_EVENTS,
+    pulse::Pulse,
 };
 use chrono::TimeDelta;
 use std::{
@@ -44,7 +45,9 @@ impl Sealer {
         let mut has_looked = false;
         // When a round last came to its end; nothing once somebody was called.
         let mut sealed = Some(Instant::now());
+        let pulse = Pulse::start(self.lease.name.replace("chain:", "sealer "));
         while !stop.is_cancelled() {
+            pulse.beat();
             let outcome = async {
                 if !has_looked {
                     self.look_for_lost_seals().await?;

@@ -1,6 +1,7 @@
 //! JSON-RPC over several endpoints.
 
 use super::{BlockTag, ChainError, Head, Receipt, Result, Transaction};
+use crate::metrics::RPC_REQUEST_SECONDS;
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     rpc::{
@@ -14,7 +15,7 @@ use alloy::{
 use serde_json::json;
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::OnceCell;
 use url::Url;
@@ -96,7 +97,11 @@ impl Chain {
         let mut failure =
             ChainError::Unavailable { method, reason: "none is configured".to_owned() };
         for endpoint in self.endpoints.iter() {
-            match endpoint.client.request(method, params.clone()).await {
+            let begun = Instant::now();
+            let answer = endpoint.client.request(method, params.clone()).await;
+            let outcome = if answer.is_ok() { "answer" } else { "error" };
+            RPC_REQUEST_SECONDS.record(begun.elapsed(), [&endpoint.name, outcome]);
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     failure = refine(method, &endpoint.name, &error);

@@ -11,13 +11,15 @@ use crate::{
     eip3009::{FiatToken, domain},
     facilitator::Facilitator,
     failpoint::Point,
-    ledger::{Ledger, LedgerError, SplitterRecord},
+    ledger::{Action, Ledger, LedgerError, SplitterRecord},
     lifecycle::{Mode, RefundPolicy},
-    metrics::SETTLER_CHECK_TOTAL,
+    metrics::{SETTLER_CHECK_TOTAL, UNAUTHORIZED_SIMULATION_TOTAL},
     signer::{Guard, Policy, Signer, SignerError},
-    splitter::{DOMAIN_NAME, JecpSplitter, SplitterVersion},
+    splitter::{DOMAIN_NAME, JecpSplitter, PaymentIdentity, SplitterVersion, record_call},
     x402::{MicroUsdc, Network},
 };
+use alloy::primitives::{Address, B256, U256};
+use serde_json::json;
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -342,6 +344,47 @@ pub(super) async fn connect_facilitator(
 pub(super) async fn enter(ledger: &Ledger, station: &Station) -> Result<(), Obstacle> {
     let mut tx = ledger.begin().await?;
     tx.enter_splitter(&station.record).await?;
+    tx.commit(Point::Enter).await?;
+    Ok(())
+}
+
+/// Far more than a record takes.
+const SIMULATION_GAS: u64 = 500_000;
+
+/// Tries whether an account of a facilitator could record, without sending anything (R-252), and writes
+/// down that the settler's key is the contract's (R-255).
+pub(super) async fn verify(
+    fleet: &[Address],
+    ledger: &Ledger,
+    station: &Station,
+) -> Result<(), Obstacle> {
+    let Station { record, chain, .. } = station;
+    let identity = PaymentIdentity { payer: record.hub_treasury, nonce: B256::ZERO };
+    let call = record_call(B256::ZERO, U256::from(1), identity);
+    for account in fleet {
+        match chain.simulate(*account, record.address, &call, SIMULATION_GAS).await {
+            Err(ChainError::Reverted { .. }) => {
+                UNAUTHORIZED_SIMULATION_TOTAL.add(1, ["refused"]);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                UNAUTHORIZED_SIMULATION_TOTAL.add(1, ["allowed"]);
+                return Err(Obstacle::Fatal(format!(
+                    "splitter {}: it lets {account} of facilitator_fleet record; this Splitter \
+                     cannot be used",
+                    record.address
+                )));
+            }
+        }
+    }
+    let place = Some((record.chain_id, record.address));
+    let settler = json!({"authorized_settler": record.authorized_settler});
+    let mut tx = ledger.begin().await?;
+    tx.log_action(Action::TrustRootVerified, place, None, &settler).await?;
+    if !fleet.is_empty() {
+        let detail = json!({"accounts": fleet, "result": "refused"});
+        tx.log_action(Action::UnauthorizedSimulation, place, None, &detail).await?;
+    }
     tx.commit(Point::Enter).await?;
     Ok(())
 }

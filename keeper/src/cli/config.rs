@@ -3,11 +3,15 @@
 mod agents;
 mod facilitator;
 mod outbound;
+mod outward;
 mod refunds;
 
 use agents::AuthKind;
 use facilitator::Facilitator;
+pub(super) use outward::Webhook;
+
 use outbound::Outbound;
+use outward::{Pools, Telemetry};
 use refunds::Refunds;
 
 use crate::{
@@ -67,7 +71,7 @@ pub(super) struct Config {
     pub(super) lease_time: Duration,
     /// Accounts with which facilitators pull; none of our keys may be among them.
     #[serde(default)]
-    facilitator_fleet: Vec<Address>,
+    pub(super) facilitator_fleet: Vec<Address>,
     pub(super) http: Http,
     pub(super) chain: Vec<Chain>,
     pub(super) splitter: Vec<Splitter>,
@@ -77,6 +81,11 @@ pub(super) struct Config {
     /// Who may use the facilitator API.
     #[serde(default)]
     caller: Vec<Caller>,
+    /// Who is told what happened.
+    #[serde(default)]
+    pub(super) webhook: Vec<Webhook>,
+    #[serde(default)]
+    pub(super) telemetry: Telemetry,
     #[serde(default)]
     pub(super) outbound: Outbound,
     #[serde(default)]
@@ -109,6 +118,8 @@ pub(super) struct Http {
     /// Seconds that a payer has between challenge and payment.
     #[serde(default = "default_max_timeout_seconds")]
     pub(super) max_timeout_seconds: u64,
+    #[serde(default)]
+    pub(super) pools: Pools,
 }
 
 /// A chain.
@@ -444,6 +455,12 @@ impl Config {
         Ok(Callers::new(std::mem::take(&mut self.caller), sold, &splitters)?)
     }
 
+    /// Where spans are sent, if the file says so and can be read.
+    pub(super) fn otlp_endpoint(path: &Path) -> Option<Url> {
+        let file = path.is_file().then(|| Figment::from(Toml::file_exact(path)))?;
+        file.extract_inner("telemetry.otlp_endpoint").ok()
+    }
+
     fn check(&self) -> Result<(), String> {
         let http = &self.http;
         for splitter in &self.splitter {
@@ -560,6 +577,9 @@ impl Config {
         if let Some(upstream) = &self.upstream {
             upstream.check(&http.public_url, self.test_mode)?;
         }
+        self.http.pools.check()?;
+        self.telemetry.check()?;
+        outward::check(&self.webhook, &self.guard())?;
         let mut splitters = BTreeSet::new();
         for splitter in &self.splitter {
             let name = format!("splitter {}", splitter.address);

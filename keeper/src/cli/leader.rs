@@ -10,13 +10,16 @@ use crate::{
     failpoint::Point,
     ledger::{Lease, Ledger, LedgerError, SignerRole},
     metrics::{IS_LEADER, LEASE_EPOCH},
+    outbound::Outbound,
     outbox::{Outbox, OutboxError},
+    pulse::tasks,
     reconciler::{Reconciler, ReconcilerError},
     signer::Signer,
     watcher::{Watcher, WatcherError},
+    webhooks::Endpoint,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Display,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
@@ -68,30 +71,6 @@ impl Halt {
     }
 }
 
-/// Names of the services that run, for whoever waits for their end in vain.
-#[derive(Debug, Clone, Default)]
-struct Running(Arc<Mutex<BTreeSet<String>>>);
-
-/// A service that runs, until it is dropped.
-struct Entered(Running, String);
-
-impl Running {
-    fn enter(&self, name: String) -> Entered {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        Entered(self.clone(), name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
-}
-
 /// Runs the background services of one chain while it holds the chain's lease.
 #[derive(Debug)]
 pub(super) struct Leader {
@@ -103,8 +82,14 @@ pub(super) struct Leader {
     heads: Heads,
     stations: Vec<(Station, Keys)>,
     halt: Halt,
-    running: Running,
+    /// Who is told what happened.
+    webhooks: Vec<Endpoint>,
+    /// Calls them.
+    outbound: Outbound,
 }
+
+/// Who is told what happened, and what calls them.
+pub(super) type Told = (Vec<Endpoint>, Outbound);
 
 impl Leader {
     pub(super) fn new(
@@ -114,9 +99,10 @@ impl Leader {
         heads: Heads,
         stations: Vec<(Station, Keys)>,
         halt: Halt,
+        (webhooks, outbound): Told,
     ) -> Self {
-        let (name, running) = (lease_name(chain_id), Running::default());
-        Self { chain_id, name, lease_time, ledger, heads, stations, halt, running }
+        let name = lease_name(chain_id);
+        Self { chain_id, name, lease_time, ledger, heads, stations, halt, webhooks, outbound }
     }
 
     fn interval(&self) -> Duration {
@@ -167,7 +153,7 @@ impl Leader {
         if tokio::time::timeout(STUCK, all).await.is_err() {
             let reason = "a service has not stopped for a minute; the daemon ends, so that it is \
                           started anew";
-            let running = self.running.names().join(", ");
+            let running = tasks().join(", ");
             tracing::error!(lease = lease.name, running, reason, "ALARM: service stopped");
             self.halt.call(reason.to_owned());
             services.abort_all();
@@ -242,6 +228,7 @@ impl Leader {
         };
         let name = "sealer".to_owned();
         services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
+        self.start_webhooks(&mut services, lease, stop);
         for (address, (station, signer, role)) in signers {
             let (ledger, lease) = (self.ledger.clone(), lease.clone());
             let chain_id = station.record.chain_id;
@@ -358,9 +345,8 @@ impl Leader {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let (halt, running) = (self.halt.clone(), self.running.clone());
+        let halt = self.halt.clone();
         async move {
-            let _running = running.enter(name.clone());
             while !stop.is_cancelled() {
                 match tokio::spawn(make()).await {
                     Ok(Ok(())) => return,

@@ -20,10 +20,14 @@ mod replay;
 mod run;
 mod statement;
 mod tx;
+mod webhooks;
 
+use crate::telemetry::Telemetry;
 use clap::{Parser, Subcommand};
+use opentelemetry_otlp::ExporterBuildError;
 use std::{path::PathBuf, process::ExitCode};
-use tracing_subscriber::EnvFilter;
+use tokio::runtime::Handle;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Exit code of a check that found something wrong, and of every failure without one of its own.
 const FAILED: u8 = 1;
@@ -68,6 +72,8 @@ enum Command {
     Refund(refund::RefundCommand),
     /// Everything of a provider in a month.
     Statement(statement::Statement),
+    /// Show what others are told, and tell them again.
+    Webhooks(webhooks::Webhooks),
     /// Work on the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -106,13 +112,6 @@ impl<E: Into<eyre::Report>> From<E> for Exit {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("KEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if matches!(&cli.command, Command::Run(run) if run.json_log) {
-        subscriber.json().init();
-    } else {
-        subscriber.with_target(false).init();
-    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -120,6 +119,22 @@ pub fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    let telemetry = match start_telemetry(&cli.command, runtime.handle()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("keeper: telemetry.otlp_endpoint: {error}");
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    let filter = EnvFilter::try_from_env("KEEPER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let spans = telemetry.as_ref().map(Telemetry::layer);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(spans).with(filter);
+    if matches!(&cli.command, Command::Run(run) if run.json_log) {
+        registry.with(log.json()).init();
+    } else {
+        registry.with(log.with_target(false)).init();
+    }
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Run(run) => run.execute().await,
@@ -134,12 +149,16 @@ pub fn main() -> ExitCode {
             Command::Agents(agents) => agents.execute().await,
             Command::Refund(refund) => refund.execute().await,
             Command::Statement(statement) => statement.execute().await,
+            Command::Webhooks(webhooks) => webhooks.execute().await,
             Command::Db(db) => db.execute().await,
             Command::Pay(pay) => pay.execute().await,
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.execute().await,
         }
     });
+    if let Some(telemetry) = telemetry {
+        telemetry.shut_down();
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -147,6 +166,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit.code)
         }
     }
+}
+
+/// Spans, if the daemon is to run and its configuration wants them.
+fn start_telemetry(
+    command: &Command,
+    runtime: &Handle,
+) -> Result<Option<Telemetry>, ExporterBuildError> {
+    let Command::Run(run) = command else { return Ok(None) };
+    run.otlp_endpoint().map(|endpoint| Telemetry::start(&endpoint, runtime)).transpose()
 }
 
 /// Where the configuration is.

@@ -9,13 +9,9 @@ use super::{
     config::{Config, State},
 };
 use crate::{
-    chain::Chain,
     failpoint::Point,
-    ledger::{
-        Action, Ledger, LogRef, MirrorWindow, Outcome, Settlement, SplitterRecord, Stream, Tx,
-    },
-    splitter::SplitterEvent,
-    watcher::{Receipts, read},
+    ledger::{Ledger, Outcome, SplitterRecord, Stream},
+    watcher::FoundLog,
 };
 use alloy::primitives::{Address, B256};
 use serde_json::{Value, json};
@@ -54,16 +50,6 @@ pub(super) struct Replay {
     wait: u64,
 }
 
-/// A log as the chain has it, and where.
-struct Found {
-    record: SplitterRecord,
-    at: LogRef,
-    /// What it is, in the contract's words.
-    what: String,
-    /// The chain's word for the block, without whose payment it is.
-    block: MirrorWindow,
-}
-
 impl Replay {
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (config, _) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
@@ -90,21 +76,15 @@ impl Replay {
         let SplitterRecord { chain_id, address, .. } = found.record;
         let block = found.at.block_number;
         wait_for_mirror(ledger, &found.record, block, deadline).await?;
-        let (is_ingested, mut told) = tell(ledger, &found).await?;
+        let (is_ingested, mut told) = found.tell(ledger).await?;
         let outcome = if is_ingested {
-            let mut tx = ledger.begin().await?;
-            let settlement = payment(&mut tx, &found).await?.map(|settlement| settlement.id);
-            let detail = json!({"tx_hash": tx_hash, "log_index": index});
-            let splitter = Some((chain_id, address));
-            tx.log_action(Action::ReplaySkipped, splitter, settlement, &detail).await?;
-            tx.commit(Point::Order).await?;
-            tracing::info!(%tx_hash, index, "x402.keeper.duplicate_ignored");
+            found.skip(ledger).await?;
             "already ingested: nothing to do".to_owned()
         } else {
             let reason = format!("replay of log {index} of {tx_hash}");
             let range = (block, block);
             let outcome = order(ledger, (chain_id, address), range, &reason, deadline).await?;
-            let (is_ingested, now) = tell(ledger, &found).await?;
+            let (is_ingested, now) = found.tell(ledger).await?;
             told = now;
             if !is_ingested {
                 return Err(eyre::eyre!(
@@ -161,7 +141,7 @@ impl Replay {
 }
 
 /// The log on the chain, at one of the configured Splitters.
-async fn find(config: &Config, tx_hash: B256, index: u64) -> Result<Found, Exit> {
+async fn find(config: &Config, tx_hash: B256, index: u64) -> Result<FoundLog, Exit> {
     let mut is_mined = false;
     for settings in &config.splitter {
         let station = inspect(config, settings).await.map_err(|obstacle| match obstacle {
@@ -172,7 +152,7 @@ async fn find(config: &Config, tx_hash: B256, index: u64) -> Result<Found, Exit>
         is_mined = true;
         let number = receipt.block_number();
         if let Some(found) =
-            find_in(&station.chain, station.record, number, (tx_hash, index)).await?
+            FoundLog::read(&station.chain, station.record, number, (tx_hash, index)).await?
         {
             return Ok(found);
         }
@@ -184,83 +164,6 @@ async fn find(config: &Config, tx_hash: B256, index: u64) -> Result<Found, Exit>
         "is not on a configured chain: the transaction is not mined"
     };
     Err(eyre::eyre!("log {index} of {tx_hash} {what}").into())
-}
-
-async fn find_in(
-    chain: &Chain,
-    record: SplitterRecord,
-    number: u64,
-    log: (B256, u64),
-) -> Result<Option<Found>, Exit> {
-    let block = read(chain, &record, (number, number), &[], &mut Receipts::default()).await?;
-    let is_it = |at: &LogRef| (at.tx_hash, at.log_index) == log;
-    let pull = block.pulls.iter().find(|pull| is_it(&pull.at));
-    let payout = block.payouts.iter().find(|payout| is_it(&payout.at));
-    let event = block.logs.iter().find(|log| is_it(&log.at));
-    let what = pull
-        .map(|pull| (pull.at, format!("{} came in from {}", pull.amount, pull.payer)))
-        .or(payout.map(|payout| {
-            (payout.at, format!("{} went out to {}", payout.amount, payout.recipient))
-        }))
-        .or(event.map(|log| (log.at, log.event.name().to_owned())));
-    Ok(what.map(|(at, what)| Found { record, at, what, block }))
-}
-
-/// Whether the mirror holds the log as the chain has it, and what the ledger made of it.
-async fn tell(ledger: &Ledger, found: &Found) -> Result<(bool, Value), Exit> {
-    let SplitterRecord { chain_id, address, .. } = found.record;
-    let at = found.at;
-    let mut tx = ledger.read().await?;
-    let range = (at.block_number, at.block_number);
-    let held = tx.mirror_window(chain_id, address, range).await?.unattributed();
-    let is_ingested = alike(&held.pulls, &found.block.pulls, |pull| pull.at == at)
-        && alike(&held.payouts, &found.block.payouts, |payout| payout.at == at)
-        && alike(&held.logs, &found.block.logs, |log| log.at == at);
-    let journals = tx.journals_of_log(chain_id, address, at.tx_hash, at.log_index).await?;
-    let settlement = payment(&mut tx, found).await?;
-    let told = json!({
-        "chain_id": chain_id,
-        "splitter": address,
-        "tx_hash": at.tx_hash,
-        "log_index": at.log_index,
-        "block_number": at.block_number,
-        "block_hash": at.block_hash,
-        "log": found.what,
-        "mirrored": is_ingested,
-        "payment": settlement.as_ref().map(|settlement| settlement.id),
-        "status": settlement.as_ref().map(|settlement| settlement.status.as_str()),
-        "keeper_state": settlement.as_ref().map(|settlement| settlement.keeper_state.as_str()),
-        "booked": journals,
-    });
-    Ok((is_ingested, told))
-}
-
-/// Whether both have the same of what is wanted.
-fn alike<T: PartialEq>(held: &[T], read: &[T], wanted: impl Fn(&T) -> bool) -> bool {
-    held.iter().find(|log| wanted(log)) == read.iter().find(|log| wanted(log))
-}
-
-/// The payment that a log belongs to: by its authorization for an inflow and a record.
-async fn payment(tx: &mut Tx, found: &Found) -> Result<Option<Settlement>, Exit> {
-    let SplitterRecord { chain_id, asset, .. } = found.record;
-    let inflow = found.block.pulls.iter().find(|pull| pull.at == found.at);
-    let record = found.block.logs.iter().find(|log| log.at == found.at);
-    let identity = match (inflow, record) {
-        (Some(pull), _) => pull.nonce.map(|nonce| (pull.payer, nonce)),
-        (None, Some(log)) => match log.event {
-            SplitterEvent::SettlementRecorded { payer, .. } => {
-                log.nonce.map(|nonce| (payer, nonce))
-            }
-            _ => None,
-        },
-        (None, None) => None,
-    };
-    match identity {
-        Some((payer, nonce)) => {
-            Ok(tx.settlement_by_identity(chain_id, asset, payer, nonce).await?)
-        }
-        None => Ok(None),
-    }
 }
 
 /// A block that the mirror has not come to is read by itself.

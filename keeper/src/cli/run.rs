@@ -3,33 +3,41 @@
 use super::{
     ConfigArgs, Exit, FAILED, MISCONFIGURED, TRUST_ROOT_MISMATCH,
     boot::{self, Keys, Obstacle, Station, persist},
-    config::{Config, State},
+    config::{Config, State, Webhook},
     leader::{Halt, Leader, lease_name},
 };
 use crate::{
     chain::{Heads, Reader, SeenHead, follow_stream},
     edge::{
-        Capability, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, Upstream,
-        router,
+        Capability, Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot,
+        Upstream, operators_router, router,
     },
     facilitator::Facilitator,
-    ledger::Ledger,
-    lifecycle::Mode,
-    metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
+    ledger::{Ledger, LedgerError, SplitterRecord},
+    lifecycle::{IntentKind, Mode, Status},
+    metrics::{
+        self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, OLDEST_INTENT_AGE_SECONDS, OPEN_INTENTS,
+        REORG_DEPTH_BLOCKS, REORGS_TOTAL, SETTLEMENTS,
+    },
     outbound::Outbound,
+    pulse::Pulse,
 };
 use chrono::Utc;
 use clap::ValueEnum;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 
 /// How often the Splitter is asked what it knows of the catalogue.
 const REGISTRATION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often it is counted what waits.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether payments are taken. What is reserved is looked at each time.
 const INTAKE_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,6 +50,10 @@ pub(super) struct Run {
     /// What this process does.
     #[arg(long, value_enum, default_value = "all")]
     role: Role,
+    /// Where to listen, instead of the configuration's http.listen: two processes with one
+    /// configuration need two.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// Write the log as JSON lines.
     #[arg(long)]
     pub(super) json_log: bool,
@@ -52,13 +64,19 @@ pub(super) struct Run {
 enum Role {
     /// Edge and background services.
     All,
-    /// Background services only.
+    /// Background services, and HTTP for the operator only.
     Keeper,
     /// HTTP only; another process must run the services.
     Edge,
 }
 
 impl Run {
+    /// Where spans are sent; the log must know before it says anything. What is wrong with the
+    /// configuration is told when it is loaded.
+    pub(super) fn otlp_endpoint(&self) -> Option<Url> {
+        Config::otlp_endpoint(&self.config.config)
+    }
+
     pub(super) async fn execute(self) -> Result<(), Exit> {
         let (mut config, catalogue) =
             Config::load(&self.config.config).map_err(Exit::misconfigured)?;
@@ -79,19 +97,21 @@ impl Run {
             metrics,
             outbound: Outbound::new(config.guard())?,
             work: TaskTracker::new(),
+            pools: Pools::new(config.http.pools.limits()),
         });
         let mut server = JoinSet::new();
-        if self.role != Role::Keeper {
-            let listener = TcpListener::bind(config.http.listen).await.map_err(|error| {
-                Exit::misconfigured(eyre::eyre!("http.listen {}: {error}", config.http.listen))
-            })?;
-            tracing::info!(listen = %listener.local_addr()?, "edge is up");
-            let stopped = stop.clone().cancelled_owned();
-            let app = router(Arc::clone(&edge));
-            server.spawn(async move {
-                axum::serve(listener, app).with_graceful_shutdown(stopped).await
-            });
-        }
+        let listen = self.listen.unwrap_or(config.http.listen);
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| Exit::misconfigured(eyre::eyre!("http.listen {listen}: {error}")))?;
+        tracing::info!(listen = %listener.local_addr()?, "edge is up");
+        let stopped = stop.clone().cancelled_owned();
+        let app = match self.role {
+            Role::Keeper => operators_router(Arc::clone(&edge)),
+            Role::All | Role::Edge => router(Arc::clone(&edge)),
+        };
+        server
+            .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
         let outcome = match serve(&config, self.role, &edge, &stop).await {
             Ok(()) => Ok(()),
             Err(Obstacle::TrustRoot(reason)) => {
@@ -164,8 +184,16 @@ async fn serve(
         let mut keys = None;
         if role != Role::Edge {
             let connected = persist(health, "kms", stop, || boot::connect_keys(&station)).await;
+            let fleet = &config.facilitator_fleet;
+            let verified =
+                persist(health, &component, stop, || boot::verify(fleet, &ledger, &station));
             keys = match connected {
-                Ok(Some(keys)) => Some(keys),
+                Ok(Some(keys)) => {
+                    if verified.await?.is_none() {
+                        return Ok(());
+                    }
+                    Some(keys)
+                }
                 Ok(None) => return Ok(()),
                 Err(obstacle) => {
                     boot::mark(health, &obstacle);
@@ -194,7 +222,7 @@ async fn serve(
             heads
         };
         let heads = followers.entry(station.record.chain_id).or_insert_with(follow).clone();
-        if role != Role::Keeper && station.settings.state == State::Active {
+        if station.settings.state == State::Active {
             let facilitator = boot::connect_facilitator(config, &station.settings).await?;
             let site = Arc::new(site(config, &ledger, &station, heads, facilitator));
             let seen = persist(health, "database", stop, || boot::look_at_intake(&site)).await?;
@@ -202,7 +230,11 @@ async fn serve(
                 return Ok(());
             }
             tasks.spawn(watch_intake(Arc::clone(&site), stop.clone()));
-            tasks.spawn(watch_registrations(Arc::clone(edge), Arc::clone(&site), stop.clone()));
+            tasks.spawn(measure_backlog(Arc::clone(&site), stop.clone()));
+            if role != Role::Keeper {
+                let (edge, site) = (Arc::clone(edge), Arc::clone(&site));
+                tasks.spawn(watch_registrations(edge, site, stop.clone()));
+            }
             health.open(site);
         }
         if let Some(keys) = keys {
@@ -213,10 +245,14 @@ async fn serve(
         tasks.spawn(measure_head(*chain_id, heads.clone(), stop.clone()));
     }
     let halt = Halt::default();
+    let told = Outbound::new(config.guard())
+        .map_err(|error| Obstacle::Fatal(format!("the HTTP client: {error}")))?;
     for (chain_id, stations) in by_chain {
         let Some(heads) = followers.remove(&chain_id) else { continue };
         let (time, ledger) = (config.lease_time, ledger.clone());
-        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone());
+        let endpoints = config.webhook.iter().map(Webhook::endpoint).collect();
+        let told = (endpoints, told.clone());
+        let leader = Leader::new(chain_id, time, ledger, heads, stations, halt.clone(), told);
         tasks.spawn(leader.run(stop.clone()));
     }
     tokio::select! {
@@ -244,6 +280,41 @@ async fn measure_head(chain_id: u64, mut heads: Heads, stop: CancellationToken) 
         tokio::select! {
             () = stop.cancelled() => return,
             () = heads.changed() => {}
+        }
+    }
+}
+
+/// Shows how much waits, until `stop`.
+async fn measure_backlog(site: Arc<Site>, stop: CancellationToken) {
+    let SplitterRecord { chain_id, address, .. } = site.splitter;
+    let mut ticks = tokio::time::interval(BACKLOG_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let looked = async {
+            let mut tx = site.ledger.read().await?;
+            let statuses = tx.open_statuses(chain_id, address).await?;
+            Ok::<_, LedgerError>((tx.backlog(chain_id, address).await?, statuses))
+        };
+        let (backlog, statuses) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look what waits");
+                continue;
+            }
+        };
+        for kind in IntentKind::ALL {
+            let found = backlog.iter().find(|found| found.kind == kind.as_str());
+            OPEN_INTENTS.set(found.map_or(0, |found| found.count), [kind.as_str()]);
+            let oldest = found.map_or(0, |found| found.oldest.num_seconds());
+            let oldest = u64::try_from(oldest).unwrap_or(0);
+            OLDEST_INTENT_AGE_SECONDS.set(oldest, [kind.as_str()]);
+        }
+        for status in Status::ALL.iter().filter(|status| status.is_open()) {
+            let found = statuses.iter().find(|(word, _)| word == status.as_str());
+            SETTLEMENTS.set(found.map_or(0, |(_, count)| *count), [status.as_str()]);
         }
     }
 }
@@ -285,6 +356,7 @@ fn site(
         facilitator,
         registrations: Registrations::default(),
         intake: Intake::default(),
+        refunds: station.refunds,
         settle_timeout: config.http.settle_timeout,
         max_timeout_seconds: config.http.max_timeout_seconds,
         max_silence: station.chain_settings.max_silence,
@@ -295,7 +367,9 @@ fn site(
 /// Keeps what the Splitter says of the catalogue fresh.
 async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(REGISTRATION_INTERVAL);
+    let pulse = Pulse::start("registrations".to_owned());
     loop {
+        pulse.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
@@ -311,7 +385,9 @@ async fn watch_registrations(edge: Arc<Edge>, site: Arc<Site>, stop: Cancellatio
 /// Keeps what is known of the intake fresh.
 async fn watch_intake(site: Arc<Site>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTAKE_INTERVAL);
+    let pulse = Pulse::start("intake".to_owned());
     loop {
+        pulse.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}

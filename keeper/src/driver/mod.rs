@@ -23,6 +23,7 @@ use crate::{
         Settlement, SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::{IntentKind, KeeperEvent, KeeperState},
+    pulse::Pulse,
     splitter::{PaymentIdentity, SplitterEvent, record_call, split_call},
 };
 use alloy::primitives::{Address, B256, U256};
@@ -80,7 +81,9 @@ impl Driver {
         let mut settlements = self.ledger.listen(Topic::Settlements);
         let mut contention = Contention::default();
         let mut memory = Memory::default();
+        let pulse = Pulse::start(format!("driver {}", self.splitter.address));
         while !stop.is_cancelled() {
+            pulse.beat();
             match self.tick(&mut memory).await {
                 Ok(asked) => {
                     contention.over();

@@ -2,11 +2,11 @@
 
 use crate::{
     outbound::{Guard, Reason, Refused},
+    shared_secret::secret,
     splitter::{SplitTerms, capability_id},
     x402::{AmountError, MicroUsdc},
 };
 use alloy::primitives::Address;
-use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use figment::{
     Figment,
@@ -14,7 +14,7 @@ use figment::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::{collections::BTreeSet, env, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use super::{Capability, InputSchema, PaymentMethods, Sunset, Tier};
 
@@ -218,7 +218,7 @@ impl Entry {
         }
         Ok(Capability {
             id: capability_id(&self.namespace, &self.action),
-            hmac_secret: secret(&self.hmac_secret)?,
+            hmac_secret: secret("hmac_secret", &self.hmac_secret)?,
             namespace: self.namespace,
             action: self.action,
             price,
@@ -281,21 +281,6 @@ pub(super) fn is_word(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
-
-/// A base64 secret, or "$NAME" for one in the environment.
-fn secret(text: &str) -> Result<Vec<u8>, String> {
-    let value = match text.strip_prefix('$') {
-        Some(name) => env::var(name)
-            .map_err(|_| format!("hmac_secret: the environment has no variable {name}"))?,
-        None => text.to_owned(),
-    };
-    let secret =
-        BASE64_STANDARD.decode(value).map_err(|_| "hmac_secret is not base64".to_owned())?;
-    if secret.len() < 16 {
-        return Err("hmac_secret is shorter than 16 bytes".to_owned());
-    }
-    Ok(secret)
 }
 
 #[cfg(test)]

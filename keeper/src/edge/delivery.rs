@@ -2,22 +2,20 @@
 
 use super::{
     Capability, Edge, Site,
-    envelope::{Invocation, MAX_BODY_BYTES},
+    envelope::Invocation,
     error::{ApiError, Receipt},
     payment::Paid,
+    pools::Place,
+    provider::{Failed, call},
     refused,
 };
 use crate::{
     failpoint::Point,
     ledger::{DeliveryRecord, LedgerError, Settlement},
     lifecycle::{Delivery, Failure},
-    outbound::{Refused, refusal},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
-use chrono::{TimeDelta, Utc};
-use hmac::{Hmac, Mac};
-use serde_json::{Value, json};
-use sha2::Sha256;
+use chrono::TimeDelta;
+use serde_json::Value;
 use std::time::Duration;
 
 /// How long after a provider's time limit a call counts as lost with the process that made it.
@@ -35,38 +33,21 @@ enum Turn {
     Ours(u64),
     /// Somebody else calls.
     Theirs,
+    /// It is to be called, but the caller has no place among those that call providers.
+    Crowded,
     /// It failed for good.
     Over(Failure),
 }
 
-/// Why a call came to nothing.
-struct Failed {
-    failure: Failure,
-    /// What the provider answered, where that was the failure.
-    http_status: Option<u16>,
-    why: String,
-    /// Its URL leads where no call may go.
-    refused: Option<Refused>,
-}
-
-impl Failed {
-    fn new(failure: Failure, why: &str) -> Self {
-        Self { failure, http_status: None, why: why.to_owned(), refused: None }
-    }
-
-    fn refused(refused: Refused) -> Self {
-        let why = refused.to_string();
-        Self { refused: Some(refused), ..Self::new(Failure::Unavailable, &why) }
-    }
-}
-
-/// Has the provider serve a paid call, or takes the answer that is already there.
+/// Has the provider serve a paid call, or takes the answer that is already there. A new payment comes
+/// with its place among the provider calls; one that is asked for again waits for it here.
 pub(super) async fn deliver(
     edge: &Edge,
     site: &Site,
     capability: &Capability,
     invocation: &Invocation,
     settlement: &Settlement,
+    mut place: Option<Place>,
 ) -> Result<Paid, ApiError> {
     let pull = settlement.pull.ok_or(ApiError::Internal)?;
     let paid = |result, replayed| Paid {
@@ -78,10 +59,18 @@ pub(super) async fn deliver(
         replayed,
     };
     let attempt = loop {
-        match take_turn(site, capability, settlement).await {
+        match take_turn(site, capability, settlement, place.as_ref()).await {
             Ok(Turn::Stored(result)) => return Ok(paid(result, true)),
             Ok(Turn::Ours(attempt)) => break attempt,
             Ok(Turn::Theirs) => tokio::time::sleep(POLL).await,
+            Ok(Turn::Crowded) => {
+                let waited = tokio::time::timeout(site.settle_timeout, edge.pools.provider.wait());
+                place = waited.await.ok().flatten();
+                if place.is_none() {
+                    let tx_hash = settlement.pull.map(|at| at.tx_hash);
+                    return Err(ApiError::Pending { status: settlement.status, tx_hash });
+                }
+            }
             Ok(Turn::Over(failure)) => {
                 return Err(ApiError::Provider(failure, receipt(settlement)));
             }
@@ -91,6 +80,7 @@ pub(super) async fn deliver(
     };
     // Committed as `calling`: from here on a crash leaves `unknown`, not a second call.
     let outcome = call(edge, capability, invocation, settlement).await;
+    drop(place);
     let stored = store(site, settlement, attempt, &outcome).await;
     match outcome {
         Ok((_, result)) => {
@@ -167,6 +157,7 @@ async fn take_turn(
     site: &Site,
     capability: &Capability,
     settlement: &Settlement,
+    place: Option<&Place>,
 ) -> Result<Turn, LedgerError> {
     let mut tx = site.ledger.read().await?;
     let known = tx.delivery(settlement.id).await?;
@@ -197,86 +188,11 @@ async fn take_turn(
         None | Some(DeliveryRecord { state: Delivery::Unknown | Delivery::None, .. }) => {}
         Some(known) => return Ok(Turn::Over(known.failure.unwrap_or(Failure::Error))),
     }
+    if place.is_none() {
+        return Ok(Turn::Crowded);
+    }
     let mut tx = site.ledger.begin().await?;
     let attempt = tx.begin_delivery(settlement, known.as_ref(), capability.idempotent).await?;
     tx.commit(Point::BeginDelivery).await?;
     Ok(Turn::Ours(attempt))
-}
-
-/// One signed call (E.5): `X-JECP-Signature: v1=base64(HMAC-SHA256(secret, timestamp "." body))`.
-async fn call(
-    edge: &Edge,
-    capability: &Capability,
-    invocation: &Invocation,
-    settlement: &Settlement,
-) -> Result<(u16, Value), Failed> {
-    let body = json!({
-        "id": invocation.id,
-        "capability": invocation.capability,
-        "action": invocation.action,
-        "input": invocation.input,
-        "settlement": settlement.id,
-    })
-    .to_string();
-    let timestamp = Utc::now().timestamp().to_string();
-    let signature = sign(&capability.hmac_secret, &timestamp, &body)
-        .ok_or_else(|| Failed::new(Failure::Error, "the secret cannot sign"))?;
-    let answer = edge
-        .outbound
-        .post(&capability.endpoint)
-        .map_err(Failed::refused)?
-        .timeout(capability.timeout)
-        .header("content-type", "application/json")
-        .header("x-jecp-signature", signature)
-        .header("x-jecp-timestamp", timestamp)
-        .header("x-jecp-namespace", &capability.namespace)
-        // A provider that sees the same settlement twice can tell a repeat.
-        .header("idempotency-key", settlement.id.to_string())
-        .body(body)
-        .send()
-        .await
-        .map_err(|error| match refusal(&error) {
-            Some(reason) => Failed::refused(Refused::of(reason, &capability.endpoint)),
-            None => failed(&error),
-        })?;
-    let status = answer.status();
-    if !status.is_success() {
-        let why = format!("HTTP status {status}");
-        let http_status = Some(status.as_u16());
-        return Err(Failed { failure: Failure::Error, http_status, why, refused: None });
-    }
-    let body = read(answer).await?;
-    let result = serde_json::from_slice(&body)
-        .map_err(|_| Failed::new(Failure::Error, "the answer is no JSON"))?;
-    Ok((status.as_u16(), result))
-}
-
-/// An answer's body, up to a limit: it is kept, and shown again.
-async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, Failed> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| failed(&error))? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_BODY_BYTES {
-            return Err(Failed::new(Failure::Error, "the answer is larger than 10 MB"));
-        }
-    }
-    Ok(body)
-}
-
-fn failed(error: &reqwest::Error) -> Failed {
-    if error.is_timeout() {
-        Failed::new(Failure::Timeout, "no answer in time")
-    } else if error.is_connect() {
-        Failed::new(Failure::Unavailable, "no connection")
-    } else {
-        Failed::new(Failure::Lost, "the connection broke")
-    }
-}
-
-fn sign(secret: &[u8], timestamp: &str, body: &str) -> Option<String> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
-    mac.update(timestamp.as_bytes());
-    mac.update(b".");
-    mac.update(body.as_bytes());
-    Some(format!("v1={}", BASE64_STANDARD.encode(mac.finalize().into_bytes())))
 }

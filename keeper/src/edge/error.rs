@@ -107,6 +107,15 @@ pub(super) enum ApiError {
     Degraded(String),
     /// The provider refused, broke or stayed silent after it was paid; a refund is due.
     Provider(Failure, Receipt),
+    /// Nobody knows this payment, or not as the caller's.
+    PaymentUnknown,
+    /// The payment was served, or its call is not over: nothing is given back for it.
+    RefundNotDue,
+    /// The agent has asked for too many refunds within 24 hours; a human looks at this one (R-226).
+    RefundInvestigation {
+        /// So many are given back without asking anybody.
+        threshold: u64,
+    },
     /// Anything else. Details are in the log only.
     Internal,
 }
@@ -150,6 +159,9 @@ impl ApiError {
             Self::Provider(Failure::Timeout, _) => "PROVIDER_TIMEOUT",
             Self::Provider(Failure::Unavailable, _) | Self::NotSold => "PROVIDER_UNAVAILABLE",
             Self::Provider(Failure::Forgone, _) => "EXECUTION_FAILED",
+            Self::PaymentUnknown => "TRANSACTION_NOT_FOUND",
+            Self::RefundNotDue => "REFUND_NOT_DUE",
+            Self::RefundInvestigation { .. } => "REFUND_INVESTIGATION_REQUIRED",
             Self::UrlBlocked(..) => "URL_BLOCKED_SSRF",
             Self::Internal => "INTERNAL_ERROR",
         }
@@ -182,6 +194,10 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Provider(Failure::Forgone, _) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::PaymentUnknown => StatusCode::NOT_FOUND,
+            Self::RefundNotDue | Self::RefundInvestigation { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -269,6 +285,20 @@ impl ApiError {
                 "paid, and not asked for in time: it is not served any more; a refund is due"
                     .to_owned()
             }
+            Self::PaymentUnknown => {
+                "no payment of yours was made in this transaction; send the payment's own header \
+                 with the request"
+                    .to_owned()
+            }
+            Self::RefundNotDue => {
+                "this payment was served, or its call is not over; nothing is given back for it"
+                    .to_owned()
+            }
+            Self::RefundInvestigation { .. } => {
+                "too many refunds were asked for within 24 hours; this one is written down, and a \
+                 human looks at it"
+                    .to_owned()
+            }
             Self::Internal => "something went wrong here; the operator's log knows".to_owned(),
         }
     }
@@ -342,6 +372,9 @@ impl ApiError {
                 "tx_hash": receipt.tx_hash,
                 "transaction_id": receipt.settlement,
             }),
+            Self::RefundInvestigation { threshold } => {
+                json!({"threshold": threshold, "window": "24h"})
+            }
             _ => json!({}),
         }
     }
@@ -389,6 +422,9 @@ impl ApiError {
             Self::NotAccepted(_)
             | Self::Held(_)
             | Self::NotSold
+            | Self::PaymentUnknown
+            | Self::RefundNotDue
+            | Self::RefundInvestigation { .. }
             | Self::UrlBlocked(..)
             | Self::Internal => {
                 json!({"type": "wait", "retry_after_seconds": RETRY_LATER})

@@ -1,22 +1,31 @@
 //! How the daemon is, for operators and their orchestrators.
 
-use super::{Edge, Shut, Site};
-use crate::{ledger::LedgerError, lifecycle::Closed};
+use super::{Edge, Shut, Site, pools::assignments};
+use crate::{
+    ledger::LedgerError,
+    lifecycle::Closed,
+    pulse::{standing_still, tasks},
+};
 use axum::{
     Json,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What Prometheus calls its text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How long the ledger may take to say how it is.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// What is missing when it says nothing.
+const DATABASE: &str = "database";
 
 /// Whether the key in KMS is the one that the contract obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,9 +128,14 @@ impl Health {
     }
 }
 
-/// The process runs.
-pub(super) async fn livez() -> &'static str {
-    "ok"
+/// The process runs, and so does every task in it; 503 with those that stand still.
+pub(super) async fn livez() -> Response {
+    let still = standing_still();
+    if still.is_empty() {
+        return "ok".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"standing_still_seconds": still})))
+        .into_response()
 }
 
 /// The process can take payments; 503 with the reasons when it cannot.
@@ -150,12 +164,20 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
         let mut tx = site.ledger.read().await?;
         let held = site.is_led(&mut tx).await?;
         let caught_up = site.has_caught_up(&mut tx).await?;
+        let booked = site.has_booked(&mut tx).await?;
         let unsigned = site.is_unsigned(&mut tx).await?;
         let shut = site.shut(&mut tx).await?;
-        Ok::<_, LedgerError>((held, caught_up, unsigned, site.closed(&mut tx).await?, shut))
+        let closed = site.closed(&mut tx).await?;
+        Ok::<_, LedgerError>((held, caught_up, booked, unsigned, closed, shut))
     };
-    match looked.await {
-        Ok((held, caught_up, unsigned, closed, shut)) => {
+    // A database whose connections are all taken must not keep the answer back.
+    let looked = tokio::time::timeout(LOOK_LIMIT, looked).await;
+    let looked = looked.unwrap_or(Err(LedgerError::Database(sqlx::Error::PoolTimedOut)));
+    match looked {
+        Ok((held, caught_up, booked, unsigned, closed, shut)) => {
+            if !booked {
+                waiting.insert("journal".to_owned(), "the books are far behind the chain");
+            }
             match shut {
                 // Then it answers as it should: there is nothing to wait for.
                 None | Some(Shut::Disabled) => {}
@@ -195,31 +217,43 @@ async fn missing(edge: &Edge) -> BTreeMap<String, &'static str> {
         }
         Err(error) => {
             tracing::warn!(%error, "readiness: the database does not answer");
-            waiting.insert("database".to_owned(), "does not answer");
+            waiting.insert(DATABASE.to_owned(), "does not answer");
         }
     }
     waiting
 }
 
-/// For people: status, version, what is missing.
+/// For people: status, version, what is missing; 503 when the database is.
 pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
+    let begun = Instant::now();
     let waiting = missing(&edge).await;
     let trust_root = edge.health.trust_root();
-    let status = if waiting.is_empty() { "ok" } else { "degraded" };
-    let mut checks = Map::new();
-    for (component, reason) in waiting {
-        checks.insert(component, Value::from(reason));
-    }
+    let is_down = waiting.contains_key(DATABASE);
+    let status = match (is_down, waiting.is_empty()) {
+        (true, _) => "down",
+        (false, true) => "ok",
+        (false, false) => "degraded",
+    };
     let enabled = edge.health.site().is_some_and(|site| !site.intake.is_disabled());
-    Json(json!({
+    let body = json!({
         "status": status,
         "engine": "x402-keeper",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": edge.health.started.elapsed().as_secs(),
-        "waiting_for": checks,
+        "checks": {
+            "database": if is_down { "fail" } else { "ok" },
+            "chain": if waiting.contains_key("chain") { "fail" } else { "ok" },
+            // Wallets are another hub's.
+            "stripe": "none",
+            "response_ms": u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        },
+        "waiting_for": waiting,
+        "pools": edge.pools.shown(tasks().len()),
+        "pool_assignments": assignments(),
         "x402": {"trust_root": trust_root.as_str(), "enabled": enabled},
-    }))
-    .into_response()
+    });
+    let code = if is_down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, [(header::CACHE_CONTROL, "no-cache")], Json(body)).into_response()
 }
 
 /// For Prometheus. What is in it: docs/metrics.md.

@@ -13,6 +13,8 @@ use super::{
 use crate::{
     eip3009::{Authorization, Unverified, domain},
     lifecycle::Status,
+    metrics::INVOKE_TOTAL,
+    telemetry::call_span,
     x402::{
         Network, Offer, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, Payment, Receipt, Subcause, Version,
         X_PAYMENT, X_PAYMENT_RESPONSE,
@@ -28,6 +30,7 @@ use axum::{
 use chrono::Utc;
 use serde_json::json;
 use std::{sync::Arc, time::Instant};
+use tracing::Instrument;
 
 /// Largest body whose input is held against its schema at once; larger ones leave the async threads.
 const MAX_INLINE_BYTES: usize = 16 * 1024;
@@ -53,13 +56,31 @@ struct Call<'a> {
 pub(super) async fn invoke(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut asked = Asked::default();
-    let mut response = match answer(&edge, &parts.headers, body, &mut asked).await {
-        Ok(response) => response,
-        Err(error) => {
-            let methods = asked.capability.map(|capability| capability.methods);
-            error.respond(asked.id.as_deref(), methods)
-        }
+    let span = call_span(&parts.headers);
+    let answered = async {
+        // Before any money moves.
+        let Some(_place) = edge.pools.invoke.enter() else {
+            return Err(ApiError::Degraded(
+                "too many calls are being answered now; no money moved".to_owned(),
+            ));
+        };
+        answer(&edge, &parts.headers, body, &mut asked).await
     };
+    let answered = answered.instrument(span.clone()).await;
+    let code = match &answered {
+        Ok(response) if response.status() == StatusCode::PAYMENT_REQUIRED => "PAYMENT_REQUIRED",
+        Ok(_) => "",
+        Err(error) => error.code(),
+    };
+    let mut response = answered.unwrap_or_else(|error| {
+        let methods = asked.capability.map(|capability| capability.methods);
+        error.respond(asked.id.as_deref(), methods)
+    });
+    let (namespace, action) = asked
+        .capability
+        .map_or(("", ""), |capability| (capability.namespace.as_str(), capability.action.as_str()));
+    span.record("http.response.status_code", response.status().as_u16());
+    INVOKE_TOTAL.add(1, [namespace, action, response.status().as_str(), code]);
     if let Some(sunset) = asked.capability.and_then(|capability| capability.sunset.as_ref()) {
         announce(&edge, sunset, &mut response);
     }
@@ -126,7 +147,7 @@ async fn answer<'a>(
         let payment = Arc::clone(&payment);
         async move { settle(&edge, &site, &caller, &capability, &invocation, &payment, refusal).await }
     };
-    let settled = edge.work.spawn(work).await.map_err(|panic| {
+    let settled = edge.work.spawn(work.in_current_span()).await.map_err(|panic| {
         tracing::error!(%panic, "ALARM: settling a payment panicked");
         ApiError::Pending { status: Status::SettlePending, tx_hash: None }
     })?;

@@ -18,6 +18,9 @@ mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod pools;
+mod provider;
+mod refund;
 mod refused;
 mod schema;
 mod site;
@@ -32,6 +35,7 @@ pub use catalogue::{Catalogue, CatalogueError};
 pub use facilitator::{Caller, CallerError, Callers};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
+pub use pools::{MAX_POOL, PoolLimits, Pools};
 pub use schema::InputSchema;
 pub use site::Site;
 pub use upstream::{Upstream, UpstreamSettings};
@@ -40,7 +44,7 @@ use crate::{metrics::Metrics, outbound::Outbound};
 use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
-    routing::{get, post},
+    routing::post,
 };
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
@@ -85,6 +89,8 @@ pub struct Edge {
     pub outbound: Outbound,
     /// Payments being settled; they end before the program does.
     pub work: TaskTracker,
+    /// How much goes on at a time.
+    pub pools: Pools,
 }
 
 /// The routes.
@@ -131,10 +137,14 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .merge(invoke)
         .merge(facilitator::router())
-        .route("/v1/traces/{trace_id}", get(trace::trace))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/health", get(health::health))
-        .route("/metrics", get(health::metrics))
+        .route("/v1/refunds/request", post(refund::request))
+        // Its other name (C-96).
+        .route("/v1/refunds", post(refund::request))
+        .merge(admin::routes(&edge))
         .with_state(edge)
+}
+
+/// The routes of a process that sells nothing.
+pub fn operators_router(edge: Arc<Edge>) -> Router {
+    admin::routes(&edge).with_state(edge)
 }

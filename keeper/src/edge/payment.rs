@@ -19,6 +19,8 @@ use crate::{
         Identity, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
     },
     lifecycle::{IntentKind, Mode, Status},
+    metrics::DUPLICATE_PREVENTED_TOTAL,
+    telemetry::{settlement_span, trace_id},
     x402::{MicroUsdc, Payment, Subcause},
 };
 use alloy::primitives::{Address, B256, U256};
@@ -26,6 +28,7 @@ use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// How often a reservation is tried that collides with another, or for which the payer seems short.
@@ -97,10 +100,15 @@ pub(super) async fn settle(
     let content_hash = invocation.content_hash()?;
     // Refused or switched off: what was taken before is finished, nothing else is even looked at
     //
-    let verified = match refusal {
-        Some(refusal) => Err(refusal),
-        None if site.intake.is_disabled() => Err(disabled()),
-        None => verify(site, capability, payment).await,
+    let place = edge.pools.provider.enter();
+    let verified = match (refusal, &place) {
+        (Some(refusal), _) => Err(refusal),
+        (None, _) if site.intake.is_disabled() => Err(disabled()),
+        // Before any money moves.
+        (None, None) => Err(ApiError::Degraded(
+            "too many calls are being served now; no money moved".to_owned(),
+        )),
+        (None, Some(_)) => verify(site, capability, payment).await,
     };
     let settlement = match verified {
         Ok(authorization) => {
@@ -140,12 +148,18 @@ pub(super) async fn settle(
             known.ok_or(refusal)?
         }
     };
-    let settled = wait_for_pull(site, settlement, site.settle_timeout).await;
-    let settlement = settled.map_err(|error| match (&site.facilitator, error) {
-        (Some(facilitator), ApiError::Pending { .. }) => external::still_pending(site, facilitator),
-        (_, error) => error,
-    })?;
-    deliver(edge, site, capability, invocation, &settlement).await
+    let span = settlement_span(settlement.id);
+    let served = async {
+        let settled = wait_for_pull(site, settlement, site.settle_timeout).await;
+        let settlement = settled.map_err(|error| match (&site.facilitator, error) {
+            (Some(facilitator), ApiError::Pending { .. }) => {
+                external::still_pending(site, facilitator)
+            }
+            (_, error) => error,
+        })?;
+        deliver(edge, site, capability, invocation, &settlement, place).await
+    };
+    served.instrument(span).await
 }
 
 /// Whether whoever reserved this payment was gone before the facilitator could have it.
@@ -349,7 +363,12 @@ fn answer(
         }
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
-        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => {
+        Reservation::Joined(settlement) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["joined"]);
+            Ok(Reserved { settlement, is_new })
+        }
+        Reservation::PaidOtherwise(settlement) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["paid_otherwise"]);
             Ok(Reserved { settlement, is_new })
         }
         // It was shown for another capability, and no money moved (C-46).
@@ -361,8 +380,14 @@ fn answer(
             let why = "the authorization was given for another capability";
             Err(invalid(Subcause::BindingViolation, why))
         }
-        Reservation::NonceReused(known) => Err(reused(&known, &new.agent_id)),
-        Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
+        Reservation::NonceReused(known) => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["nonce_reused"]);
+            Err(reused(&known, &new.agent_id))
+        }
+        Reservation::DuplicateRequest => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["duplicate_request"]);
+            Err(ApiError::DuplicateRequest)
+        }
     }
 }
 
@@ -416,6 +441,9 @@ async fn try_reserve(
         Mode::External => tx.take(new, released).await?,
         Mode::SelfPull => tx.reserve_to_settle(new, released).await?,
     };
+    if let Some(trace) = trace_id() {
+        tx.keep_otel_trace(settlement.id, &trace).await?;
+    }
     if new.mode == Mode::SelfPull && (is_new || !tx.reopen_pull(settlement.id).await?) {
         let Some(puller) = site.puller else { return Ok(Taken::Closed("nobody pulls here")) };
         let pull = new.authorization.pull(new.asset, capability);

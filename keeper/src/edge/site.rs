@@ -6,7 +6,7 @@ use crate::{
     eip3009::{Terms, domain},
     facilitator::Facilitator,
     ledger::{Ledger, LedgerError, SignerRecord, SplitterRecord, Stream, Tx},
-    lifecycle::Closed,
+    lifecycle::{Closed, RefundPolicy},
     x402::{Network, Offer},
 };
 use alloy::primitives::Address;
@@ -22,6 +22,9 @@ const MAX_CLOCK_SKEW: u64 = 600;
 const MAX_UNSIGNED: TimeDelta = TimeDelta::seconds(10);
 /// Blocks that the mirror may be behind the head while payments are taken.
 const MAX_LAG: u64 = 10;
+/// Blocks that the journal may be behind the head while the daemon counts as ready: confirmations, of
+/// which there are 500 at the most, and ten minutes of Base.
+const MAX_BOOKS_LAG: u64 = 800;
 
 /// One Splitter that payments go to.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Site {
     pub registrations: Registrations,
     /// Whether payments are taken.
     pub intake: Intake,
+    /// What is refunded without asking anybody.
+    pub refunds: RefundPolicy,
     /// How long a request waits for its pull.
     pub settle_timeout: Duration,
     /// Seconds that a payer has between challenge and payment.
@@ -109,6 +114,18 @@ impl Site {
         let Some(seen) = self.heads.latest() else { return Ok(false) };
         let mirrored = tx.cursor(chain_id, address, Stream::Mirror).await?.unwrap_or(0);
         Ok(mirrored.saturating_add(MAX_LAG) > seen.head.number())
+    }
+
+    /// Whether the books follow the chain: a stream that stands still looks like one that has nothing to
+    /// do.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn has_booked(&self, tx: &mut Tx) -> Result<bool, LedgerError> {
+        let SplitterRecord { chain_id, address, first_block, .. } = self.splitter;
+        let Some(seen) = self.heads.latest() else { return Ok(false) };
+        let booked = tx.cursor(chain_id, address, Stream::Journal).await?.unwrap_or(first_block);
+        Ok(booked.saturating_add(MAX_BOOKS_LAG) > seen.head.number())
     }
 
     /// Whether transactions wait for a signature: KMS does not answer, or nobody asks it.

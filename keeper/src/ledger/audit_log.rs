@@ -72,6 +72,10 @@ pub enum Action {
     SignaturePinMismatch,
     /// The facilitator named another payment's transaction.
     TxHashSeen,
+    /// The key in KMS is the contract's settler.
+    TrustRootVerified,
+    /// Accounts of facilitators tried to record, without sending it.
+    UnauthorizedSimulation,
 }
 
 words!(Action {
@@ -104,6 +108,8 @@ words!(Action {
     CertPinMismatch => "x402.facilitator.cert_pin_mismatch",
     SignaturePinMismatch => "x402.facilitator.signature_pin_mismatch",
     TxHashSeen => "x402.facilitator.tx_hash_seen",
+    TrustRootVerified => "x402.trust_root_verified",
+    UnauthorizedSimulation => "x402.unauthorized_settler_simulation",
 });
 
 /// A line of the log.

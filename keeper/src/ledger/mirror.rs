@@ -170,7 +170,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    const fn as_str(self) -> &'static str {
+    /// The word for it in the ledger.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mirror => "mirror",
             Self::Journal => "journal",

@@ -9,6 +9,7 @@
 
 mod agents;
 mod audit_log;
+mod backlog;
 mod capability_holds;
 mod catalog;
 mod closures;
@@ -54,9 +55,11 @@ mod sums;
 mod totals;
 mod trace;
 mod verdict;
+mod webhooks;
 
 pub use agents::AgentRecord;
 pub use audit_log::{Action, ActionRecord};
+pub use backlog::Backlog;
 pub use capability_holds::{CapabilityCalls, CapabilityHold};
 pub use catalog::{Column, ColumnKind, Table};
 pub use closures::{Closure, ClosureReason};
@@ -97,6 +100,7 @@ pub use sums::{CapabilitySums, MirrorSums};
 pub use totals::{LedgerTotals, SplitterRecord};
 pub use trace::{Trace, TracedLine, TracedSettlement, TracedTransaction};
 pub use verdict::Verdict;
+pub use webhooks::{NotableEvent, WebhookOutcome, WebhookRecord, WebhookState};
 
 use crate::lifecycle::IllegalStep;
 

@@ -260,6 +260,20 @@ impl Tx {
         rows.into_iter().map(|row| uuid("x402_settlements.id", &row.id)).collect()
     }
 
+    /// Whether a confirmed payment is to be given back by what became of its call, as
+    /// [`Tx::refunds_wanted`] judges it, or was asked back before.
+    pub async fn is_refund_due(&mut self, settlement: Uuid, patience: TimeDelta) -> Result<bool> {
+        const SELECT: &str = "SELECT count(*) AS number FROM x402_settlements s
+            LEFT JOIN deliveries d ON d.settlement_id = s.id AND d.refund_due
+                AND (d.state = 'failed' OR d.state = 'unknown' AND d.finished_at < $2)
+            LEFT JOIN x402_refund_log r ON r.settlement_id = s.id
+            WHERE s.id = $1 AND (r.id IS NOT NULL
+                OR s.status = 'chain_confirmed' AND d.settlement_id IS NOT NULL)";
+        let before = self.clock().await? - patience;
+        let row = fetch_optional!(self, Number, SELECT, settlement.to_string(), before)?;
+        Ok(row.is_some_and(|row| row.number > 0))
+    }
+
     /// Payments that a transaction pulled.
     pub async fn payments_pulled_in(&mut self, transaction: B256) -> Result<Vec<Uuid>> {
         const SELECT: &str =

@@ -111,6 +111,11 @@ impl Status {
         matches!(self, Self::FacilitatorAttested | Self::ChainConfirmed)
     }
 
+    /// Whether something is still to come of it.
+    pub const fn is_open(self) -> bool {
+        !matches!(self, Self::ChainConfirmed | Self::Released | Self::Failed)
+    }
+
     /// Whether this identity is free to be reserved again, and its request to be paid anew.
     pub const fn is_void(self) -> bool {
         matches!(self, Self::Released | Self::Failed)

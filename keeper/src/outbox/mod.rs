@@ -18,6 +18,7 @@ use crate::{
     ledger::{Flag, Lease, Ledger, LedgerError, SignerRole, Topic},
     lifecycle::{Closed, JITTER_PERCENT, Limits, backoff},
     metrics::{PARKED_NONCES, PAUSED, PENDING_TRANSACTIONS},
+    pulse::Pulse,
     signer::{Signer, SignerError},
 };
 use alloy::primitives::{Address, B256};
@@ -128,7 +129,9 @@ impl Outbox {
         let mut memory = Memory::default();
         let mut adopted = false;
         let mut failures = 0u64;
+        let pulse = Pulse::start(format!("outbox {}", self.signer.address()));
         while !stop.is_cancelled() {
+            pulse.beat();
             let done = async {
                 if !adopted {
                     self.guard().await?;

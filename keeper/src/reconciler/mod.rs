@@ -24,6 +24,7 @@ use crate::{
     },
     lifecycle::{Delivery, Failure, KeeperEvent, KeeperState, RefundPolicy, Status, StatusEvent},
     metrics::ATTRIBUTION_DRIFT_TOTAL,
+    pulse::Pulse,
 };
 use alloy::primitives::{Address, U256};
 use book::Refused;
@@ -113,7 +114,9 @@ impl Reconciler {
         let mut checked = Checked::default();
         let mut refused = Refused::default();
         ATTRIBUTION_DRIFT_TOTAL.add(0, []);
+        let pulse = Pulse::start(format!("reconciler {}", self.splitter.address));
         while !stop.is_cancelled() {
+            pulse.beat();
             match self.tick(&mut contention, &mut checked, &mut refused).await {
                 Ok(true) => continue,
                 Ok(false) => {}

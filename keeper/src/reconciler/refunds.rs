@@ -7,7 +7,8 @@ use crate::{
     eip3009::FiatToken,
     failpoint::Point,
     ledger::{Action, LogRef, Refund, Requested, SplitterRecord, Stream},
-    lifecycle::HoldReason,
+    lifecycle::{HoldReason, RefundState},
+    metrics::REFUNDS_TOTAL,
     x402::MicroUsdc,
 };
 use alloy::{
@@ -55,6 +56,7 @@ impl Reconciler {
             match tx.request_refund(payment, reason, &self.refunds).await {
                 Ok(Requested::New(refund)) => {
                     tx.commit(Point::Refund).await?;
+                    REFUNDS_TOTAL.add(1, [refund.state.as_str()]);
                     self.say_requested(&refund);
                 }
                 // Served after all, or taken off the chain; the next round looks again.
@@ -152,6 +154,7 @@ impl Reconciler {
         }
         tx.commit(Point::Refund).await?;
         for (refund, tx_hash) in paid {
+            REFUNDS_TOTAL.add(1, [RefundState::Paid.as_str()]);
             let Refund { id, settlement, payer, amount, .. } = refund;
             tracing::info!(
                 refund = %id, payment = %settlement, %payer, %amount, %tx_hash, "refund is paid"

@@ -11,6 +11,7 @@ use crate::{
     failpoint::Point,
     ledger::{ClosureReason, Lease, Ledger, SplitterRecord, Stream},
     metrics::{STREAM_BLOCK, STREAM_LAG_BLOCKS},
+    pulse::Pulse,
 };
 use alloy::primitives::B256;
 use std::time::Duration;
@@ -62,7 +63,9 @@ impl Lookout {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looked = Looked::default();
         let mut was_silent = false;
+        let pulse = Pulse::start(format!("lookout {}", self.splitter.address));
         loop {
+            pulse.beat();
             let round = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = self.heads.changed() => self.meet(&mut clock, &mut looked).await,

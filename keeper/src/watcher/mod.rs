@@ -11,6 +11,7 @@ mod lookout;
 mod parts;
 mod passing;
 mod read;
+mod replay;
 mod reread;
 mod token;
 mod verify;
@@ -18,6 +19,7 @@ mod verify;
 pub use lookout::Lookout;
 pub use passing::Passing;
 pub use read::{Receipts, read};
+pub use replay::FoundLog;
 pub use verify::Verifier;
 
 use crate::{
@@ -28,6 +30,7 @@ use crate::{
         Settlement, SettlementQuery, SplitterLog, SplitterRecord, Stream, Topic, Tx,
     },
     lifecycle::StatusEvent,
+    pulse::Pulse,
 };
 use alloy::primitives::{Address, B256};
 use parts::{MAX_LOGS, parts};
@@ -114,7 +117,9 @@ impl Watcher {
         let mut receipts = Receipts::default();
         let mut progress = Progress::default();
         let mut contention = Contention::default();
+        let pulse = Pulse::start(format!("watcher {}", self.splitter.address));
         while !stop.is_cancelled() {
+            pulse.beat();
             match self.round(&mut receipts, &mut progress).await {
                 // Behind: go on at once.
                 Ok(true) => continue,

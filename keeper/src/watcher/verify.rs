@@ -6,6 +6,7 @@ use crate::{
     chain::Chain,
     failpoint::Point,
     ledger::{ClosureReason, Lease, Ledger, MirrorWindow, SplitterRecord, Stream},
+    pulse::Pulse,
 };
 use alloy::primitives::B256;
 use std::time::Duration;
@@ -59,7 +60,9 @@ impl Verifier {
             stop.cancelled().await;
             return Ok(());
         }
+        let pulse = Pulse::start(format!("verifier {}", self.splitter.address));
         while !stop.is_cancelled() {
+            pulse.beat();
             let pause = match self.step().await {
                 Ok(Step::More) => continue,
                 Ok(Step::Done) => INTERVAL,

@@ -1,5 +1,6 @@
 //! What an agent paid for nothing is given back once, by the treasury, and by nobody else.
 
+mod asked;
 mod limits;
 mod once;
 

@@ -1,10 +1,11 @@
-//! The services beside the watcher that only look: at the token and the clock, and at what another
-//! endpoint says.
+//! The services beside those that move money: they look at the token and the clock and at what another
+//! endpoint says, and tell others what happened.
 
 use super::{Leader, Station};
 use crate::{
-    ledger::Lease,
+    ledger::{Lease, LedgerError},
     watcher::{Lookout, Verifier, WatcherError},
+    webhooks::Webhooks,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,5 +59,31 @@ impl Leader {
         };
         let name = format!("verifier {}", splitter.address);
         services.spawn(self.supervise(name, stop.clone(), WatcherError::is_lease_lost, make));
+    }
+
+    pub(super) fn start_webhooks(
+        &self,
+        services: &mut JoinSet<()>,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) {
+        let make = {
+            let (ledger, lease, token) = (self.ledger.clone(), lease.clone(), stop.clone());
+            let (chain_id, endpoints) = (self.chain_id, self.webhooks.clone());
+            // Connections of its own: a slow receiver takes none from the providers' calls.
+            let outbound = self.outbound.clone();
+            move || {
+                Webhooks {
+                    chain_id,
+                    ledger: ledger.clone(),
+                    lease: lease.clone(),
+                    endpoints: endpoints.clone(),
+                    outbound: outbound.clone(),
+                }
+                .run(token.clone())
+            }
+        };
+        let name = format!("webhooks {}", self.chain_id);
+        services.spawn(self.supervise(name, stop.clone(), LedgerError::is_lease_lost, make));
     }
 }

@@ -1,15 +1,21 @@
-//! What only the operator may see, behind a token.
+//! What only the operator may see and do, behind a token; and what tells everybody how the daemon is.
 
-use super::Edge;
+mod operate;
+mod status;
+
+use super::{Edge, health, trace};
 use axum::{
-    Json,
+    Json, Router,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
+    routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A shorter token could be guessed.
 const MIN_LENGTH: usize = 20;
@@ -76,6 +82,54 @@ impl Edge {
             }
         }
     }
+}
+
+/// The operator's routes. A process without an edge serves these and nothing else.
+pub(super) fn routes(edge: &Arc<Edge>) -> Router<Arc<Edge>> {
+    let looking = Router::new()
+        .route("/v1/traces/{trace_id}", get(trace::trace))
+        .route("/v1/status/x402", get(status::status))
+        .route("/admin/feature-flags", post(operate::feature_flags))
+        .route("/admin/keeper/replay-log", post(operate::replay_log))
+        .route("/admin/reconciler/attribution-audit", get(operate::attribution_audit))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), in_its_pool));
+    // In no pool: they are there when everything else is full.
+    Router::new()
+        .merge(looking)
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .route("/metrics", get(health::metrics))
+}
+
+/// Lets a request through that finds a place among those that look.
+async fn in_its_pool(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+    let Some(_place) = edge.pools.read.enter() else {
+        let why = "too many requests are being answered now";
+        return *answer_error(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_DEGRADED", why);
+    };
+    let mut response = next.run(request).await;
+    let no_store = header::HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
+fn answer_error(status: StatusCode, code: &str, message: &str) -> Box<Response> {
+    Box::new((status, Json(json!({"error": {"code": code, "message": message}}))).into_response())
+}
+
+fn bad_request(why: &str) -> Box<Response> {
+    answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", why)
+}
+
+fn starting() -> Box<Response> {
+    answer_error(StatusCode::SERVICE_UNAVAILABLE, "STARTING", "not there yet; see /readyz")
+}
+
+/// What failed is for the log.
+fn unavailable(what: &str, error: &impl std::error::Error) -> Box<Response> {
+    tracing::warn!(what, %error, "an operator's request failed");
+    answer_error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "try again; the log says why")
 }
 
 #[cfg(test)]
