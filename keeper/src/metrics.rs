@@ -43,6 +43,8 @@ macro_rules! registry {
 registry! {
     BUILD_INFO: Gauge = "keeper_build_info" ["version"]
         "The program that runs; always 1.";
+    FACILITATOR_REQUESTS_TOTAL: Counter = "keeper_facilitator_requests_total" ["endpoint", "outcome"]
+        "Payments that callers of the facilitator API had verified or settled, by what came of them.";
     KMS_SIGN_SECONDS: Histogram(SIGNING) = "keeper_kms_sign_seconds" []
         "How long KMS took to sign or to fail, all attempts together.";
     KMS_ERRORS_TOTAL: Counter = "keeper_kms_errors_total" ["kind"]

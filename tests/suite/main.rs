@@ -18,6 +18,7 @@ mod docs;
 mod drift;
 mod driver;
 mod edge;
+mod facilitator;
 mod faults;
 mod finality;
 mod flags;

@@ -21,6 +21,9 @@ macro_rules! logs {
                 amount_micro AS amount, 'inflow' AS class
             FROM x402_pull_events WHERE amount_micro > 0
         UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
+                amount_micro, 'inflow'
+            FROM passed_events WHERE amount_micro > 0
+        UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
                 amount_micro, 'outflow'
             FROM payout_events WHERE amount_micro > 0
         UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
@@ -110,7 +113,11 @@ pub(super) const BOOKS: &[Rule] = &[
                 AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
             LEFT JOIN payout_events o ON o.chain_id = j.chain_id AND o.splitter = j.splitter
                 AND o.tx_hash = j.tx_hash AND o.log_index = j.log_index
-            WHERE j.kind = 'pull' AND p.line = 1 AND a.code <> 'clearing:' || s.splitter_capability_id
+            WHERE j.kind = 'pull' AND p.line = 1 AND a.code <> CASE s.kind
+                WHEN 'pass_through' THEN 'passed:' || s.pay_to
+                ELSE 'clearing:' || s.splitter_capability_id END
+            OR j.kind = 'pull' AND p.line = 0 AND a.code <> CASE s.kind
+                WHEN 'pass_through' THEN 'passed_through' ELSE 'asset:splitter' END
             OR j.kind IN ('record', 'unattributed_record') AND (
                 p.line = 1 AND a.code <> 'accounted:' || e.splitter_capability_id
                 OR p.line = 0 AND a.code NOT IN ('suspense:unattributed',
@@ -261,9 +268,41 @@ pub(super) const EVIDENCE: &[Rule] = &[
                 AND p.block_hash = s.block_hash AND p.splitter = s.splitter AND p.asset = s.asset
                 AND p.payer = s.payer AND p.eip3009_nonce = s.eip3009_nonce
                 AND p.amount_micro = s.amount_usdc_micro AND p.settlement_id = s.id
-            WHERE s.status IN ('facilitator_attested', 'chain_confirmed')
+            WHERE s.kind = 'capability' AND s.status IN ('facilitator_attested', 'chain_confirmed')
             AND s.block_number < c.next_block AND p.tx_hash IS NULL"
         ),
+    },
+    Rule {
+        name: "mirror.passed",
+        promise: "a payment that passed through is in the mirror: payer, nonce, amount, place",
+        count: "SELECT count(*) FROM x402_settlements
+            WHERE kind = 'pass_through' AND tx_hash IS NOT NULL",
+        violations: concat!(
+            "SELECT 'x402_settlements ' || s.id, 'passed_events has not this pull: log '
+                || CAST(s.log_index AS TEXT) || ' of ' || s.tx_hash
+            FROM x402_settlements s JOIN ",
+            booked!(),
+            " c ON c.chain_id = s.chain_id AND c.splitter = s.splitter
+            LEFT JOIN passed_events p ON p.chain_id = s.chain_id AND p.tx_hash = s.tx_hash
+                AND p.log_index = s.log_index AND p.block_number = s.block_number
+                AND p.block_hash = s.block_hash AND p.splitter = s.splitter AND p.asset = s.asset
+                AND p.payer = s.payer AND p.eip3009_nonce = s.eip3009_nonce
+                AND p.amount_micro = s.amount_usdc_micro AND p.settlement_id = s.id
+            WHERE s.kind = 'pass_through' AND s.status IN ('facilitator_attested', 'chain_confirmed')
+            AND s.block_number < c.next_block AND p.tx_hash IS NULL"
+        ),
+    },
+    Rule {
+        name: "mirror.passed_payments",
+        promise: "what the mirror says to have passed through is a payment that passes through",
+        count: "SELECT count(*) FROM passed_events",
+        violations: "SELECT 'passed_events ' || CAST(p.log_index AS TEXT) || ' of ' || p.tx_hash,
+                'it is not the pull of payment ' || p.settlement_id
+            FROM passed_events p LEFT JOIN x402_settlements s ON s.id = p.settlement_id
+                AND s.kind = 'pass_through' AND s.payer = p.payer
+                AND s.eip3009_nonce = p.eip3009_nonce AND s.chain_id = p.chain_id
+                AND s.asset = p.asset
+            WHERE s.id IS NULL",
     },
     Rule {
         name: "mirror.payments",

@@ -6,7 +6,7 @@ use refunds::Refunds;
 
 use crate::{
     chain,
-    edge::{AdminToken, Auth, Catalogue, one_line},
+    edge::{AdminToken, Auth, Caller, Callers, Catalogue, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -62,6 +62,9 @@ pub(super) struct Config {
     pub(super) splitter: Vec<Splitter>,
     #[serde(default)]
     pub(super) refunds: Refunds,
+    /// Who may use the facilitator API.
+    #[serde(default)]
+    caller: Vec<Caller>,
 }
 
 /// The edge.
@@ -381,6 +384,16 @@ impl Config {
         let catalogue = Catalogue::load(&file, config.test_mode)
             .map_err(|error| eyre::eyre!("{}: {error}", file.display()))?;
         Ok((config, catalogue))
+    }
+
+    /// Takes the callers of the facilitator API.
+    ///
+    /// # Errors
+    /// When they do not fit the catalogue, the Splitters or one another.
+    pub(super) fn callers(&mut self, catalogue: &Catalogue) -> eyre::Result<Callers> {
+        let splitters: Vec<_> = self.splitter.iter().map(|splitter| splitter.address).collect();
+        let sold = |name: &str| catalogue.all().iter().any(|capability| capability.name() == name);
+        Ok(Callers::new(std::mem::take(&mut self.caller), sold, &splitters)?)
     }
 
     fn check(&self) -> Result<(), String> {

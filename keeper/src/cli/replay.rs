@@ -192,7 +192,7 @@ async fn find_in(
     number: u64,
     log: (B256, u64),
 ) -> Result<Option<Found>, Exit> {
-    let block = read(chain, &record, (number, number), &mut Receipts::default()).await?;
+    let block = read(chain, &record, (number, number), &[], &mut Receipts::default()).await?;
     let is_it = |at: &LogRef| (at.tx_hash, at.log_index) == log;
     let pull = block.pulls.iter().find(|pull| is_it(&pull.at));
     let payout = block.payouts.iter().find(|payout| is_it(&payout.at));

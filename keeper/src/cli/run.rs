@@ -54,7 +54,9 @@ enum Role {
 
 impl Run {
     pub(super) async fn execute(self) -> Result<(), Exit> {
-        let (config, catalogue) = Config::load(&self.config.config).map_err(Exit::misconfigured)?;
+        let (mut config, catalogue) =
+            Config::load(&self.config.config).map_err(Exit::misconfigured)?;
+        let callers = config.callers(&catalogue).map_err(Exit::misconfigured)?;
         let stop = stop_on_signal()?;
         let metrics = metrics::install()?;
         tokio::spawn(metrics.clone().keep_up(stop.clone()));
@@ -64,6 +66,7 @@ impl Run {
             admin_token: config.http.admin_token.clone(),
             auth: config.http.auth,
             catalogue,
+            callers,
             health,
             metrics,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,

@@ -2,6 +2,7 @@
 
 use crate::{
     chain::{BlockTag, Chain, ChainError},
+    ledger::Sale,
     splitter::{JecpSplitter, SplitTerms},
     x402::MicroUsdc,
 };
@@ -38,6 +39,11 @@ impl Capability {
     /// "namespace/action".
     pub fn name(&self) -> String {
         format!("{}/{}", self.namespace, self.action)
+    }
+
+    /// What a payment for it buys.
+    pub(super) fn sale(&self) -> Sale {
+        Sale { capability_id: self.name(), splitter_capability_id: self.id, terms: self.terms }
     }
 }
 

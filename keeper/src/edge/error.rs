@@ -128,7 +128,7 @@ impl ApiError {
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::UnsupportedMediaType => "the body must be application/json".to_owned(),
             Self::InvalidRequest(why) => format!("the body is not a JECP call: {why}"),

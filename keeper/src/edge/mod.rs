@@ -6,9 +6,11 @@
 mod admin;
 mod capability;
 mod catalogue;
+mod checks;
 mod delivery;
 mod envelope;
 mod error;
+mod facilitator;
 mod health;
 mod intake;
 mod invoke;
@@ -20,6 +22,7 @@ pub use admin::AdminToken;
 pub use capability::{Capability, Registration, Registrations};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
+pub use facilitator::{Caller, CallerError, Callers};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
 pub use site::{Auth, Site};
@@ -51,6 +54,8 @@ pub struct Edge {
     pub auth: Auth,
     /// What is sold.
     pub catalogue: Catalogue,
+    /// Who may use the facilitator API.
+    pub callers: Callers,
     /// How the daemon is.
     pub health: Health,
     /// What was counted.
@@ -91,6 +96,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         }));
     Router::new()
         .merge(invoke)
+        .merge(facilitator::router())
         .route("/v1/traces/{trace_id}", get(trace::trace))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

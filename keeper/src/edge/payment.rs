@@ -2,15 +2,15 @@
 
 use super::{
     Auth, Edge, Site,
-    capability::{Capability, Registration},
+    capability::Capability,
+    checks::{check_chain, check_passing},
     delivery::deliver,
     envelope::Invocation,
     error::{ApiError, Receipt},
     intake::Shut,
 };
 use crate::{
-    chain::{BlockTag, ChainError},
-    eip3009::{Authorization, FiatToken, Unverified, Verified, domain},
+    eip3009::{Authorization, Unverified, Verified, domain},
     failpoint::Point,
     ledger::{
         Identity, LedgerError, LogRef, NewIntent, NewSettlement, Reservation, Settlement, Topic,
@@ -52,7 +52,8 @@ pub(super) struct Paid {
     pub(super) replayed: bool,
 }
 
-fn invalid(subcause: Subcause, message: &str) -> ApiError {
+/// A payment that cannot be taken, and why.
+pub(super) fn invalid(subcause: Subcause, message: &str) -> ApiError {
     ApiError::PaymentInvalid { subcause, message: message.to_owned(), tx_hash: None }
 }
 
@@ -75,11 +76,6 @@ pub(super) fn ledger_down(error: &LedgerError) -> ApiError {
 fn ledger_lost(error: &LedgerError) -> ApiError {
     tracing::error!(%error, "edge: the ledger failed with a payment on its way");
     ApiError::Pending { status: Status::SettlePending, tx_hash: None }
-}
-
-fn chain_down(error: &ChainError) -> ApiError {
-    tracing::error!(%error, "edge: the chain failed");
-    ApiError::Degraded("the chain does not answer; no money moved".to_owned())
 }
 
 /// Verifies, reserves, waits for the pull, and has the provider serve.
@@ -105,24 +101,48 @@ pub(super) async fn settle(
                 asset: site.splitter.asset,
                 amount: capability.price,
                 version: payment.version,
-                capability_id: capability.name(),
-                splitter_capability_id: capability.id,
-                terms: capability.terms,
+                sale: Some(capability.sale()),
                 agent_id: agent_id(authorization.payer()),
                 request_id: invocation.id.clone(),
                 content_hash,
                 payment_hash: payment.hash,
                 authorization,
             };
-            reserve(site, capability, &new).await?
+            reserve(site, Payee::Splitter(capability), &new).await?.settlement
         }
         // Prices, windows and switches pass; a payment that was taken is answered all the same.
         Err(refusal) => {
-            taken_before(site, payment, &invocation.id, content_hash).await?.ok_or(refusal)?
+            let agent = agent_id(payment.authorization.from);
+            let known = taken_before(site, payment, &agent, &invocation.id, content_hash).await?;
+            known.ok_or(refusal)?
         }
     };
-    let settlement = wait_for_pull(site, settlement).await?;
+    let settlement = wait_for_pull(site, settlement, site.settle_timeout).await?;
     deliver(edge, site, capability, invocation, &settlement).await
+}
+
+/// Whom a payment pays.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Payee<'a> {
+    /// The Splitter, for a capability.
+    Splitter(&'a Capability),
+    /// Somebody else: it passes through.
+    Other,
+}
+
+impl Payee<'_> {
+    /// What only the chain knows. Returns the payer's balance.
+    pub(super) async fn check(
+        self,
+        site: &Site,
+        authorization: &Authorization<Verified>,
+        amount: MicroUsdc,
+    ) -> Result<U256, ApiError> {
+        match self {
+            Self::Splitter(capability) => check_chain(site, capability, authorization).await,
+            Self::Other => check_passing(site, authorization, amount).await,
+        }
+    }
 }
 
 /// The paying address is the agent.
@@ -131,9 +151,10 @@ fn agent_id(payer: Address) -> String {
 }
 
 /// The settlement that took this very payment for this very request before.
-async fn taken_before(
+pub(super) async fn taken_before(
     site: &Site,
     payment: &Payment,
+    agent_id: &str,
     request_id: &str,
     content_hash: B256,
 ) -> Result<Option<Settlement>, ApiError> {
@@ -150,9 +171,7 @@ async fn taken_before(
     };
     match found.await.map_err(|error| ledger_down(&error))? {
         Some(known) if known.status.is_void() => Ok(None),
-        Some(known)
-            if known.is_of(&agent_id(signed.from), request_id, content_hash, payment.hash) =>
-        {
+        Some(known) if known.is_of(agent_id, request_id, content_hash, payment.hash) => {
             Ok(Some(known))
         }
         Some(known) => Err(reused(&known)),
@@ -207,6 +226,15 @@ fn verify(
         })
 }
 
+/// A payment that this request has.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    /// The payment.
+    pub(super) settlement: Settlement,
+    /// Whether it was reserved just now; else the request came before.
+    pub(super) is_new: bool,
+}
+
 /// What came of one attempt to reserve.
 enum Taken {
     /// The ledger's answer; committed if it is a reservation.
@@ -226,16 +254,16 @@ enum Taken {
 }
 
 /// Takes the identity for this request and hands its pull to the outbox, in one SQL transaction.
-async fn reserve(
+pub(super) async fn reserve(
     site: &Site,
-    capability: &Capability,
+    payee: Payee<'_>,
     new: &NewSettlement,
-) -> Result<Settlement, ApiError> {
+) -> Result<Reserved, ApiError> {
     // Nothing is written for a payment that the chain would not let through.
     let known = is_known(site, new).await.map_err(|error| ledger_down(&error))?;
     let mut balance = match known {
         true => None,
-        false => Some(check_chain(site, capability, &new.authorization).await?),
+        false => Some(payee.check(site, &new.authorization, new.amount).await?),
     };
     let mut attempts = 0;
     loop {
@@ -268,7 +296,7 @@ async fn reserve(
             Taken::NotSold => return Err(ApiError::NotSold),
             Taken::Unknown(error) => return Err(ledger_lost(&error)),
         }
-        balance = Some(check_chain(site, capability, &new.authorization).await?);
+        balance = Some(payee.check(site, &new.authorization, new.amount).await?);
     }
 }
 
@@ -288,19 +316,22 @@ fn answer(
     site: &Site,
     new: &NewSettlement,
     reservation: Reservation,
-) -> Result<Settlement, ApiError> {
+) -> Result<Reserved, ApiError> {
+    let is_new = matches!(reservation, Reservation::Reserved(_));
     match reservation {
         Reservation::Reserved(settlement) => {
             tracing::info!(
                 payment = %settlement.id, payer = %settlement.payer, amount = %new.amount,
-                capability = new.capability_id, "reserved"
+                capability = new.sale.as_ref().map(|sale| &sale.capability_id), "reserved"
             );
             site.ledger.signal(Topic::Intents);
-            Ok(settlement)
+            Ok(Reserved { settlement, is_new })
         }
         // The same call again, or the same request with a fresh authorization: whatever the first
         // one came to is the answer. The second authorization is never pulled.
-        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => Ok(settlement),
+        Reservation::Joined(settlement) | Reservation::PaidOtherwise(settlement) => {
+            Ok(Reserved { settlement, is_new })
+        }
         Reservation::NonceReused(settlement) => Err(reused(&settlement)),
         Reservation::DuplicateRequest => Err(ApiError::DuplicateRequest),
     }
@@ -346,7 +377,9 @@ async fn try_reserve(
         tracing::warn!(%closed, "edge: nothing new is begun");
         return Ok(Taken::Closed("no payment is begun now; no money moved"));
     }
-    if tx.capability_is_held(new.chain_id, new.splitter, new.splitter_capability_id).await? {
+    // What passes through has none.
+    let capability = new.sale.as_ref().map_or(B256::ZERO, |sale| sale.splitter_capability_id);
+    if tx.capability_is_held(new.chain_id, new.splitter, capability).await? {
         return Ok(Taken::NotSold);
     }
     let is_new = released.is_none();
@@ -358,9 +391,9 @@ async fn try_reserve(
             signer: site.puller,
             kind: IntentKind::Pull,
             settlement: Some(settlement.id),
-            splitter_capability_id: new.splitter_capability_id,
+            splitter_capability_id: capability,
             to: new.asset,
-            calldata: new.authorization.pull_call(new.splitter_capability_id),
+            calldata: new.authorization.pull_call(capability),
             gas_limit: PULL_GAS,
             valid_before: Some(new.authorization.valid_before()),
         })
@@ -372,76 +405,13 @@ async fn try_reserve(
     }
 }
 
-/// What only the chain knows: would this pull go through, and may this capability be sold? Returns
-/// the payer's balance.
-async fn check_chain(
-    site: &Site,
-    capability: &Capability,
-    authorization: &Authorization<Verified>,
-) -> Result<U256, ApiError> {
-    let token = site.splitter.asset;
-    let (payer, nonce) = (authorization.payer(), authorization.nonce());
-    let latest = BlockTag::Latest;
-    let balance = FiatToken::balanceOfCall { account: payer };
-    let state = FiatToken::authorizationStateCall { authorizer: payer, nonce };
-    let payer_barred = FiatToken::isBlacklistedCall { account: payer };
-    let splitter_barred = FiatToken::isBlacklistedCall { account: site.splitter.address };
-    let (balance, used, payer_barred, splitter_barred, paused, code, registration) =
-        tokio::try_join!(
-            site.chain.call(token, &balance, latest),
-            site.chain.call(token, &state, latest),
-            site.chain.call(token, &payer_barred, latest),
-            site.chain.call(token, &splitter_barred, latest),
-            site.chain.call(token, &FiatToken::pausedCall {}, latest),
-            site.chain.code(payer),
-            Registration::read(&site.chain, site.splitter.address, capability),
-        )
-        .map_err(|error| chain_down(&error))?;
-    if paused || splitter_barred {
-        return Err(ApiError::Degraded("the token does not move now; no money moved".to_owned()));
-    }
-    if registration != Registration::Active {
-        return Err(ApiError::NotAccepted(Subcause::CapabilityWalletOnly));
-    }
-    // The token would ask the payer's code, and that may say anything (C-48).
-    if !code.is_empty() {
-        let why = "the payer is a contract, or delegates to one (EIP-7702): not served yet";
-        return Err(invalid(Subcause::SignatureInvalid, why));
-    }
-    if used {
-        return Err(ApiError::PaymentInvalid {
-            subcause: Subcause::NonceReused,
-            message: "the authorization is already used or cancelled".to_owned(),
-            tx_hash: used_in(site, payer, nonce).await,
-        });
-    }
-    if payer_barred {
-        return Err(invalid(Subcause::InsufficientFunds, "the token has blacklisted the payer"));
-    }
-    if balance < U256::from(capability.price.micro()) {
-        return Err(invalid(Subcause::InsufficientFunds, "the payer's balance is below the price"));
-    }
-    Ok(balance)
-}
-
-/// The transaction that used an authorization, if it brought money to the Splitter.
-async fn used_in(site: &Site, payer: Address, nonce: B256) -> Option<B256> {
-    let found = async {
-        let mut tx = site.ledger.read().await?;
-        tx.pull_of(site.network.chain_id(), site.splitter.address, payer, nonce).await
-    };
-    match found.await {
-        Ok(pull) => pull.map(|pull| pull.at.tx_hash),
-        Err(error) => {
-            tracing::warn!(%error, "edge: cannot look up who used an authorization");
-            None
-        }
-    }
-}
-
 /// Waits until the watcher has seen the pull.
-async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settlement, ApiError> {
-    let deadline = Instant::now() + site.settle_timeout;
+pub(super) async fn wait_for_pull(
+    site: &Site,
+    mut settlement: Settlement,
+    patience: Duration,
+) -> Result<Settlement, ApiError> {
+    let deadline = Instant::now() + patience;
     let mut changes = site.ledger.listen(Topic::Settlements);
     loop {
         match settlement.status {
@@ -467,11 +437,7 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
             Status::Reserved | Status::SettlePending | Status::Orphaned => {}
         }
         if Instant::now() >= deadline {
-            let latest = async {
-                let mut tx = site.ledger.read().await?;
-                tx.latest_envelope(settlement.id, IntentKind::Pull).await
-            };
-            let tx_hash = latest.await.map_err(|error| ledger_lost(&error))?;
+            let tx_hash = latest_pull(site, &settlement).await?;
             return Err(ApiError::Pending { status: settlement.status, tx_hash });
         }
         changes.wait(POLL).await;
@@ -481,4 +447,16 @@ async fn wait_for_pull(site: &Site, mut settlement: Settlement) -> Result<Settle
         };
         settlement = read.await.map_err(|error| ledger_lost(&error))?.ok_or(ApiError::Internal)?;
     }
+}
+
+/// The newest envelope that pulls a payment, if one is signed.
+pub(super) async fn latest_pull(
+    site: &Site,
+    settlement: &Settlement,
+) -> Result<Option<B256>, ApiError> {
+    let latest = async {
+        let mut tx = site.ledger.read().await?;
+        tx.latest_envelope(settlement.id, IntentKind::Pull).await
+    };
+    latest.await.map_err(|error| ledger_lost(&error))
 }

@@ -50,17 +50,30 @@ macro_rules! verdicts {
                 AND id NOT IN (SELECT reverses FROM journals WHERE reverses IS NOT NULL)
             ), payments AS (
                 SELECT CASE
-                    WHEN s.pay_to <> s.splitter THEN 'payee'
+                    WHEN s.kind = 'capability' AND s.pay_to <> s.splitter THEN 'payee'
                     WHEN s.tx_hash IS NULL THEN CASE
                         WHEN EXISTS (SELECT 1 FROM x402_pull_events e
                             WHERE e.eip3009_nonce = s.eip3009_nonce AND e.payer = s.payer
                             AND e.chain_id = $1 AND e.splitter = $2 AND e.block_number <= $3)
                             THEN NULL
+                        WHEN EXISTS (SELECT 1 FROM passed_events e
+                            WHERE e.settlement_id = s.id AND e.block_number <= $3)
+                            THEN 'pull_not_noted'
                         WHEN told.tx_hash IS NOT NULL
                             OR s.status IN ('released', 'failed', 'orphaned')
                             AND (s.facilitator_response_jsonb ->> 'transaction') IS NOT NULL
                             THEN 'told_only'
                         WHEN s.status IN ('released', 'failed', 'mismatched') THEN NULL
+                        ELSE 'pending' END
+                    WHEN s.kind = 'pass_through' THEN CASE
+                        WHEN q.tx_hash IS NULL THEN 'pull_gone'
+                        WHEN q.payer <> s.payer OR q.eip3009_nonce <> s.eip3009_nonce
+                            THEN 'pull_other'
+                        WHEN q.amount_micro <> s.amount_usdc_micro THEN 'pull_amount'
+                        WHEN told.tx_hash <> s.tx_hash THEN 'told_only'
+                        WHEN s.status = 'mismatched' THEN 'receipt'
+                        WHEN s.status = 'chain_confirmed' AND s.block_number <= $3
+                            THEN 'passed'
                         ELSE 'pending' END
                     WHEN p.tx_hash IS NULL THEN 'pull_gone'
                     WHEN p.payer <> s.payer OR coalesce(p.eip3009_nonce, '') <> s.eip3009_nonce
@@ -119,6 +132,9 @@ macro_rules! verdicts {
                 LEFT JOIN x402_pull_events p ON p.chain_id = s.chain_id
                     AND p.tx_hash = s.tx_hash AND p.log_index = s.log_index
                     AND p.block_hash = s.block_hash AND p.splitter = s.splitter
+                LEFT JOIN passed_events q ON q.chain_id = s.chain_id
+                    AND q.tx_hash = s.tx_hash AND q.log_index = s.log_index
+                    AND q.block_hash = s.block_hash AND q.splitter = s.splitter
                 LEFT JOIN splitter_events r ON r.chain_id = s.chain_id
                     AND r.tx_hash = s.record_tx_hash AND r.log_index = s.record_log_index
                     AND r.block_number = s.record_block_number
@@ -201,6 +217,9 @@ macro_rules! verdicts {
                 SELECT tx_hash, log_index, block_number, block_hash, payer AS account,
                     amount_micro AS amount
                 FROM x402_pull_events WHERE chain_id = $1 AND splitter = $2 AND amount_micro > 0
+                UNION ALL
+                SELECT tx_hash, log_index, block_number, block_hash, payer, amount_micro
+                FROM passed_events WHERE chain_id = $1 AND splitter = $2 AND amount_micro > 0
                 UNION ALL
                 SELECT tx_hash, log_index, block_number, block_hash, recipient, amount_micro
                 FROM payout_events WHERE chain_id = $1 AND splitter = $2 AND amount_micro > 0

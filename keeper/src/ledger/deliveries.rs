@@ -169,7 +169,8 @@ impl Tx {
     }
 
     /// Paid settlements that nobody delivers: the provider was called longer ago than `calling`
-    /// allows, or never, and the money came in longer ago than `uncalled` allows.
+    /// allows, or never, and the money came in longer ago than `uncalled` allows. What a caller of
+    /// the facilitator API sold is his to deliver.
     pub async fn undelivered(
         &mut self,
         chain_id: u64,
@@ -180,6 +181,7 @@ impl Tx {
         const SELECT: &str = "SELECT s.id FROM x402_settlements s
             LEFT JOIN deliveries d ON d.settlement_id = s.id
             WHERE s.chain_id = $1 AND s.splitter = $2 AND s.kind = 'capability'
+            AND coalesce(s.agent_id, '') NOT LIKE 'caller:%'
             AND s.status IN ('facilitator_attested', 'chain_confirmed')
             AND (d.settlement_id IS NULL AND s.settled_at < $3
                 OR d.state = 'calling' AND d.started_at < $4)";

@@ -3,8 +3,8 @@
 use super::{Result, Tx, query::fetch_all};
 
 /// The mirror, which follows reorgs, and limits that an operator takes back.
-const DELETED: [&str; 4] =
-    ["x402_pull_events", "payout_events", "splitter_events", "spending_limits"];
+const DELETED: [&str; 5] =
+    ["x402_pull_events", "passed_events", "payout_events", "splitter_events", "spending_limits"];
 
 #[derive(sqlx::FromRow)]
 struct Relation {

@@ -92,13 +92,17 @@ pub enum AccountCode {
     Refund(Address),
     /// Given back by the treasury, from what it was paid before.
     RefundTreasury,
+    /// What payers paid past the Splitter.
+    PassedThrough,
+    /// Paid to somebody past the Splitter.
+    Passed(Address),
 }
 
 impl AccountCode {
     /// The side on which it grows.
     pub const fn side(self) -> Side {
         match self {
-            Self::Splitter | Self::RefundExpense => Side::Debit,
+            Self::Splitter | Self::RefundExpense | Self::PassedThrough => Side::Debit,
             _ => Side::Credit,
         }
     }
@@ -122,6 +126,8 @@ impl fmt::Display for AccountCode {
             Self::RefundExpense => f.write_str("expense:refunds"),
             Self::Refund(payer) => write!(f, "refund:{}", hex(payer)),
             Self::RefundTreasury => f.write_str("treasury:refunds"),
+            Self::PassedThrough => f.write_str("passed_through"),
+            Self::Passed(payee) => write!(f, "passed:{}", hex(payee)),
         }
     }
 }

@@ -88,6 +88,8 @@ pub struct MirrorWindow {
     pub head_hash: B256,
     /// What came in.
     pub pulls: Vec<Pull>,
+    /// Pulls of payments that pass through to another payee.
+    pub passed: Vec<Pull>,
     /// What went out.
     pub payouts: Vec<Payout>,
     /// What the Splitter said.
@@ -97,11 +99,24 @@ pub struct MirrorWindow {
 impl MirrorWindow {
     /// The same without what only the ledger knows: whose payment an inflow is.
     pub fn unattributed(mut self) -> Self {
-        for pull in &mut self.pulls {
+        for pull in self.pulls.iter_mut().chain(&mut self.passed) {
             pull.settlement = None;
         }
         self
     }
+}
+
+/// Enters a pull into one of the two tables that hold some.
+macro_rules! insert_into {
+    ($table:literal) => {
+        concat!(
+            "INSERT INTO ",
+            $table,
+            " (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
+             asset, payer, eip3009_nonce, amount_micro, settlement_id)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+        )
+    };
 }
 
 #[derive(sqlx::FromRow)]
@@ -257,7 +272,9 @@ impl Tx {
         window: &MirrorWindow,
         end: u64,
     ) -> Result<()> {
-        const DELETES: [&str; 3] = [
+        const DELETES: [&str; 4] = [
+            "DELETE FROM passed_events
+                WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
             "DELETE FROM x402_pull_events
                 WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
             "DELETE FROM payout_events
@@ -265,12 +282,15 @@ impl Tx {
             "DELETE FROM splitter_events
                 WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4",
         ];
-        const FORGET: [&str; 3] = [
+        const FORGET: [&str; 4] = [
             "DELETE FROM x402_pull_events
                 WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
             "DELETE FROM payout_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
             "DELETE FROM splitter_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
+            "DELETE FROM passed_events WHERE chain_id = $1 AND tx_hash = $2 AND log_index = $3",
         ];
+        const PULL: &str = insert_into!("x402_pull_events");
+        const PASSED: &str = insert_into!("passed_events");
         let chain = bigint("chain id", chain_id)?;
         let at = hex(splitter);
         let (from, end) = (bigint("block number", window.from)?, bigint("block number", end)?);
@@ -281,12 +301,16 @@ impl Tx {
         let moved = window.pulls.iter().map(|pull| (FORGET[0], pull.at));
         let moved = moved.chain(window.payouts.iter().map(|payout| (FORGET[1], payout.at)));
         let moved = moved.chain(window.logs.iter().map(|log| (FORGET[2], log.at)));
+        let moved = moved.chain(window.passed.iter().map(|pull| (FORGET[3], pull.at)));
         for (forget, at) in moved {
             let index = bigint("log index", at.log_index)?;
             execute!(self, forget, chain, hex(at.tx_hash), index)?;
         }
         for pull in &window.pulls {
-            self.insert_pull(chain, &at, &hex(asset), pull).await?;
+            self.insert_pull(PULL, chain, &at, &hex(asset), pull).await?;
+        }
+        for pull in &window.passed {
+            self.insert_pull(PASSED, chain, &at, &hex(asset), pull).await?;
         }
         for payout in &window.payouts {
             self.insert_payout(chain, &at, &hex(asset), payout).await?;
@@ -299,18 +323,15 @@ impl Tx {
 
     async fn insert_pull(
         &mut self,
+        insert: &'static str,
         chain: i64,
         splitter: &str,
         asset: &str,
         pull: &Pull,
     ) -> Result<()> {
-        const INSERT: &str = "INSERT INTO x402_pull_events
-            (chain_id, tx_hash, log_index, block_number, block_hash, block_timestamp, splitter,
-             asset, payer, eip3009_nonce, amount_micro, settlement_id)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
         execute!(
             self,
-            INSERT,
+            insert,
             chain,
             hex(pull.at.tx_hash),
             bigint("log index", pull.at.log_index)?,
@@ -373,6 +394,24 @@ impl Tx {
         rows.into_iter().map(Pull::try_from).collect()
     }
 
+    /// What passed through to other payees, in a range of blocks, in chain order.
+    pub async fn passed(
+        &mut self,
+        chain_id: u64,
+        splitter: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<Pull>> {
+        const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            payer, eip3009_nonce, amount_micro, settlement_id FROM passed_events
+            WHERE chain_id = $1 AND splitter = $2 AND block_number BETWEEN $3 AND $4
+            ORDER BY block_number, log_index";
+        let chain = bigint("chain id", chain_id)?;
+        let (from, to) = (bigint("block number", from)?, bigint("block number", to)?);
+        let rows = fetch_all!(self, PullRow, SELECT, chain, hex(splitter), from, to)?;
+        rows.into_iter().map(Pull::try_from).collect()
+    }
+
     /// What the mirror holds of a range of blocks.
     pub async fn mirror_window(
         &mut self,
@@ -385,12 +424,13 @@ impl Tx {
             to,
             head_hash: B256::ZERO,
             pulls: self.pulls(chain_id, splitter, from, to).await?,
+            passed: self.passed(chain_id, splitter, from, to).await?,
             payouts: self.payouts(chain_id, splitter, from, to).await?,
             logs: self.splitter_logs(chain_id, splitter, from, to).await?,
         })
     }
 
-    /// The inflow that a payment's authorization moved, if the mirror holds it.
+    /// What a payment's authorization moved, to the Splitter or past it, if the mirror holds it.
     pub async fn pull_of(
         &mut self,
         chain_id: u64,
@@ -400,6 +440,10 @@ impl Tx {
     ) -> Result<Option<Pull>> {
         const SELECT: &str = "SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
             payer, eip3009_nonce, amount_micro, settlement_id FROM x402_pull_events
+            WHERE chain_id = $1 AND splitter = $2 AND payer = $3 AND eip3009_nonce = $4
+            UNION ALL
+            SELECT tx_hash, log_index, block_number, block_hash, block_timestamp,
+            payer, eip3009_nonce, amount_micro, settlement_id FROM passed_events
             WHERE chain_id = $1 AND splitter = $2 AND payer = $3 AND eip3009_nonce = $4";
         let chain = bigint("chain id", chain_id)?;
         fetch_optional!(self, PullRow, SELECT, chain, hex(splitter), hex(payer), hex(nonce))?

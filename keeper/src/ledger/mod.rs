@@ -78,7 +78,7 @@ pub use rereads::Reread;
 pub use scan::{AttemptRow, ConfirmedRow, EventRow, JournalRow, MoneyRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
 pub use settlements::{
-    Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Settlement,
+    Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Sale, Settlement,
     SettlementQuery, Shares,
 };
 pub use sightings::TokenSighting;

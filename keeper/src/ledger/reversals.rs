@@ -112,7 +112,8 @@ impl Tx {
         splitter: Address,
         (from, to): (u64, u64),
     ) -> Result<Option<u64>> {
-        const SELECTS: [&str; 3] = [
+        const SELECTS: [&str; 4] = [
+            unbooked!("passed_events", "e.amount_micro > 0"),
             unbooked!("x402_pull_events", "e.amount_micro > 0"),
             unbooked!("payout_events", "e.amount_micro > 0"),
             unbooked!(
@@ -157,6 +158,9 @@ impl Tx {
             "j.tx_hash, j.log_index, j.block_number, j.block_hash",
             "AND j.block_number >= $3 AND j.block_number < $4
             AND NOT EXISTS (SELECT 1 FROM x402_pull_events e WHERE e.chain_id = j.chain_id
+                AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
+                AND e.block_hash = j.block_hash AND e.splitter = j.splitter)
+            AND NOT EXISTS (SELECT 1 FROM passed_events e WHERE e.chain_id = j.chain_id
                 AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
                 AND e.block_hash = j.block_hash AND e.splitter = j.splitter)
             AND NOT EXISTS (SELECT 1 FROM payout_events e WHERE e.chain_id = j.chain_id

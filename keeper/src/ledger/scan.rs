@@ -276,6 +276,8 @@ impl Tx {
                     amount_micro AS amount, 'inflow' AS class
                 FROM x402_pull_events WHERE amount_micro > 0
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
+                    amount_micro, 'inflow' FROM passed_events WHERE amount_micro > 0
+            UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
                     amount_micro, 'outflow' FROM payout_events WHERE amount_micro > 0
             UNION ALL SELECT chain_id, splitter, tx_hash, log_index, block_number, block_hash,
                     amount, event_name

@@ -32,12 +32,8 @@ pub struct NewSettlement {
     pub amount: MicroUsdc,
     /// Version of x402 that the payer speaks.
     pub version: Version,
-    /// "namespace/action".
-    pub capability_id: String,
-    /// Id at the Splitter.
-    pub splitter_capability_id: B256,
-    /// Who is paid, and how much of it.
-    pub terms: SplitTerms,
+    /// What is sold; nothing for a payment that passes through to another payee than the Splitter.
+    pub sale: Option<Sale>,
     /// Who asks.
     pub agent_id: String,
     /// The request's id, unique per agent.
@@ -46,6 +42,17 @@ pub struct NewSettlement {
     pub content_hash: B256,
     /// Hash of the decoded payment header.
     pub payment_hash: B256,
+}
+
+/// What a payment to a Splitter buys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sale {
+    /// "namespace/action".
+    pub capability_id: String,
+    /// Id at the Splitter.
+    pub splitter_capability_id: B256,
+    /// Who is paid, and how much of it.
+    pub terms: SplitTerms,
 }
 
 /// What came of an attempt to reserve. The identity of a payment is (chain, asset, payer,
@@ -131,6 +138,8 @@ pub struct Settlement {
     pub pull: Option<LogRef>,
     /// When that was seen.
     pub settled_at: Option<DateTime<Utc>>,
+    /// When it was buried deep enough.
+    pub confirmed_at: Option<DateTime<Utc>>,
     /// Where it was recorded: transaction, log index, block number.
     pub record: Option<KeeperEvidence>,
     /// Where it was split.
@@ -158,6 +167,11 @@ impl KeeperEvidence {
 }
 
 impl Settlement {
+    /// Whether it pays somebody else than a Splitter: nothing is recorded or split of it.
+    pub const fn passes_through(&self) -> bool {
+        self.splitter_capability_id.is_none()
+    }
+
     /// Whether it pays for this very request, with this very payment.
     pub fn is_of(
         &self,
@@ -202,6 +216,7 @@ struct Row {
     block_number: Option<i64>,
     block_hash: Option<String>,
     settled_at: Option<DateTime<Utc>>,
+    chain_confirmed_at: Option<DateTime<Utc>>,
     record_tx_hash: Option<String>,
     record_log_index: Option<i64>,
     record_block_number: Option<i64>,
@@ -221,7 +236,8 @@ macro_rules! select {
                 amount_usdc_micro, valid_before, reserved_at, capability_id,
                 splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps, agent_id,
                 request_id, content_hash, payment_hash, status, keeper_state, tx_hash, log_index,
-                block_number, block_hash, settled_at, record_tx_hash, record_log_index,
+                block_number, block_hash, settled_at, chain_confirmed_at, record_tx_hash,
+                record_log_index,
                 record_block_number,
                 split_tx_hash, split_log_index, split_block_number, provider_share_micro,
                 hub_share_micro, network_share_micro FROM x402_settlements ",
@@ -314,6 +330,7 @@ impl TryFrom<Row> for Settlement {
             )?,
             pull,
             settled_at: row.settled_at,
+            confirmed_at: row.chain_confirmed_at,
             record: evidence(
                 row.record_tx_hash.as_deref(),
                 row.record_log_index,
@@ -366,6 +383,11 @@ pub enum SettlementQuery {
     InKeeperState(KeeperState),
     /// In this status.
     InStatus(Status),
+    /// Passing through to another payee: not pulled yet, or pulled in this block or later.
+    Passing {
+        /// First block.
+        from: u64,
+    },
     /// All of them.
     All,
 }
@@ -458,10 +480,12 @@ impl Tx {
              amount_usdc_micro, valid_after, valid_before, signature, kind, mode, x402_version,
              capability_id, splitter_capability_id, provider, provider_bps, hub_bps, reserve_bps,
              agent_id, request_id, content_hash, payment_hash, status, keeper_state, reserved_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'capability', 'self', $13,
-             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 'none', $25)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'self', $14,
+             $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, 'none', $26)
             ON CONFLICT DO NOTHING";
         let authorization = &new.authorization;
+        let sale = new.sale.as_ref();
+        let kind = if sale.is_some() { "capability" } else { "pass_through" };
         let id = Uuid::new_v4();
         let reserved_at = now();
         let trace_id = TraceTerms {
@@ -488,13 +512,14 @@ impl Tx {
             bigint("validAfter", authorization.valid_after())?,
             bigint("validBefore", authorization.valid_before())?,
             authorization.signature().to_vec(),
+            kind,
             bigint("x402Version", new.version.number())?,
-            &new.capability_id,
-            hex(new.splitter_capability_id),
-            hex(new.terms.provider),
-            i64::from(new.terms.bps[0]),
-            i64::from(new.terms.bps[1]),
-            i64::from(new.terms.bps[2]),
+            sale.map(|sale| sale.capability_id.clone()),
+            sale.map(|sale| hex(sale.splitter_capability_id)),
+            sale.map(|sale| hex(sale.terms.provider)),
+            sale.map(|sale| i64::from(sale.terms.bps[0])),
+            sale.map(|sale| i64::from(sale.terms.bps[1])),
+            sale.map(|sale| i64::from(sale.terms.bps[2])),
             &new.agent_id,
             &new.request_id,
             hex(new.content_hash),
@@ -507,14 +532,15 @@ impl Tx {
         }
         let context = json!({
             "agent_id": new.agent_id,
-            "capability": new.capability_id,
+            "capability": sale.map(|sale| &sale.capability_id),
             "content_hash": new.content_hash,
+            "kind": kind,
             "mode": "self",
             "payment_hash": new.payment_hash,
-            "provider": new.terms.provider,
+            "provider": sale.map(|sale| sale.terms.provider),
             "request_id": new.request_id,
-            "split_bps": new.terms.bps,
-            "splitter_capability_id": new.splitter_capability_id,
+            "split_bps": sale.map(|sale| sale.terms.bps),
+            "splitter_capability_id": sale.map(|sale| sale.splitter_capability_id),
             "valid_before": authorization.valid_before().to_string(),
             "x402_version": new.version.number(),
         });
@@ -530,9 +556,9 @@ impl Tx {
             amount: new.amount,
             valid_before: authorization.valid_before(),
             reserved_at,
-            capability_id: Some(new.capability_id.clone()),
-            splitter_capability_id: Some(new.splitter_capability_id),
-            terms: Some(new.terms),
+            capability_id: sale.map(|sale| sale.capability_id.clone()),
+            splitter_capability_id: sale.map(|sale| sale.splitter_capability_id),
+            terms: sale.map(|sale| sale.terms),
             agent_id: Some(new.agent_id.clone()),
             request_id: Some(new.request_id.clone()),
             content_hash: Some(new.content_hash),
@@ -541,6 +567,7 @@ impl Tx {
             keeper_state: KeeperState::None,
             pull: None,
             settled_at: None,
+            confirmed_at: None,
             record: None,
             split: None,
             shares: None,
@@ -617,6 +644,25 @@ impl Tx {
             .transpose()
     }
 
+    /// The payments that a transaction pulled, or that one of our envelopes of this hash was to pull.
+    pub async fn settlements_of_pull(
+        &mut self,
+        chain_id: u64,
+        tx_hash: B256,
+    ) -> Result<Vec<Settlement>> {
+        const SELECT: &str = select!(
+            "WHERE chain_id = $1 AND (tx_hash = $2 OR id IN (
+                SELECT i.settlement_id FROM attempts a
+                JOIN transaction_intents t ON t.transaction_id = a.transaction_id
+                JOIN intents i ON i.id = t.intent_id AND i.kind = 'pull'
+                WHERE a.hash = $2 AND a.kind <> 'noop'))
+             ORDER BY log_index, id"
+        );
+        let chain = bigint("chain id", chain_id)?;
+        let rows = fetch_all!(self, Row, SELECT, chain, hex(tx_hash))?;
+        rows.into_iter().map(Settlement::try_from).collect()
+    }
+
     /// Settlements at one Splitter, oldest first.
     pub async fn settlements(
         &mut self,
@@ -626,6 +672,7 @@ impl Tx {
     ) -> Result<Vec<Settlement>> {
         const UNRECORDED: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND keeper_state = 'none'
+               AND kind = 'capability'
                AND status IN ('facilitator_attested', 'chain_confirmed') AND block_number <= $3
              ORDER BY block_number, log_index"
         );
@@ -668,6 +715,13 @@ impl Tx {
         const IN_STATUS: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND status = $3 ORDER BY reserved_at, id"
         );
+        const PASSING: &str = select!(
+            "WHERE chain_id = $1 AND splitter = $2 AND kind = 'pass_through'
+               AND (status IN ('reserved', 'settle_pending', 'orphaned')
+                   OR status IN ('facilitator_attested', 'chain_confirmed')
+                   AND block_number >= $3)
+             ORDER BY reserved_at, id"
+        );
         const ALL: &str = select!("WHERE chain_id = $1 AND splitter = $2 ORDER BY reserved_at, id");
         let chain = bigint("chain id", chain_id)?;
         let at = hex(splitter);
@@ -691,6 +745,10 @@ impl Tx {
             }
             SettlementQuery::InStatus(status) => {
                 fetch_all!(self, Row, IN_STATUS, chain, &at, status.as_str())?
+            }
+            SettlementQuery::Passing { from } => {
+                let from = bigint("block number", from)?;
+                fetch_all!(self, Row, PASSING, chain, &at, from)?
             }
             SettlementQuery::All => fetch_all!(self, Row, ALL, chain, &at)?,
         };

@@ -129,6 +129,8 @@ impl Tx {
         const SELECT: &str = "SELECT
             (SELECT count(*) FROM x402_pull_events WHERE chain_id = $1 AND splitter = $2
                 AND block_number <= $3 AND amount_micro > 0)
+            + (SELECT count(*) FROM passed_events WHERE chain_id = $1 AND splitter = $2
+                AND block_number <= $3 AND amount_micro > 0)
             + (SELECT count(*) FROM payout_events WHERE chain_id = $1 AND splitter = $2
                 AND block_number <= $3 AND amount_micro > 0)
             + (SELECT count(*) FROM splitter_events WHERE chain_id = $1 AND splitter = $2

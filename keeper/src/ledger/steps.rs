@@ -57,7 +57,7 @@ impl Tx {
             _ => None,
         };
         if let Some(action) = noticed {
-            let splitter = Some((known.chain_id, known.pay_to));
+            let splitter = (!known.passes_through()).then_some((known.chain_id, known.pay_to));
             self.log_action(action, splitter, Some(known.id), evidence).await?;
         }
         Ok(status)

@@ -175,7 +175,7 @@ impl Tx {
                     AS BIGINT) AS reserve_micro
             FROM (SELECT *, keeper_state = 'split' AND split_block_number <= $3 AS is_split
                 FROM x402_settlements) s
-            WHERE chain_id = $1 AND splitter = $2 AND block_number <= $3
+            WHERE chain_id = $1 AND splitter = $2 AND block_number <= $3 AND kind = 'capability'
             AND status IN ('facilitator_attested', 'chain_confirmed')";
         let chain = bigint("chain id", chain_id)?;
         let up_to = bigint("block number", up_to)?;

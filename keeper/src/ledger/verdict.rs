@@ -7,6 +7,8 @@ use crate::lifecycle::words;
 pub enum Verdict {
     /// Pulled, recorded, split and booked, and everybody says the same.
     Matched,
+    /// Pulled past the Splitter to another payee, and booked; there is nothing to record.
+    Passed,
     /// On its way, and nothing contradicts it so far.
     Pending,
     /// Recorded more than two blocks after its pull.
@@ -76,6 +78,7 @@ pub enum Verdict {
 
 words!(Verdict {
     Matched => "matched",
+    Passed => "passed",
     Pending => "pending",
     RecordLate => "record_late",
     SplitLate => "split_late",

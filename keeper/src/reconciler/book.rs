@@ -87,6 +87,8 @@ impl Reconciler {
         let last_booked = tx.last_booked(chain_id, address).await?;
         let mut entries = Vec::new();
         entries.extend(tx.pulls(chain_id, address, start, to).await?.into_iter().map(Entry::Pull));
+        let passed = tx.passed(chain_id, address, start, to).await?;
+        entries.extend(passed.into_iter().map(Entry::Passed));
         entries
             .extend(tx.payouts(chain_id, address, start, to).await?.into_iter().map(Entry::Payout));
         entries.extend(
@@ -257,6 +259,7 @@ impl Reconciler {
     ) -> Result<Option<Draft>, ReconcilerError> {
         Ok(match entry {
             Entry::Pull(pull) => Some(self.draft_pull(tx, pull).await?),
+            Entry::Passed(pull) => Some(draft_passed(tx, pull).await?),
             Entry::Payout(payout) => Some(Draft {
                 kind: JournalKind::Payout,
                 settlement: None,
@@ -441,11 +444,32 @@ impl Reconciler {
     }
 }
 
+/// Money that went past the Splitter touches none of its accounts.
+async fn draft_passed(tx: &mut Tx, pull: &Pull) -> Result<Draft, ReconcilerError> {
+    let payment = match pull.settlement {
+        Some(id) => tx.settlement(id).await?,
+        None => None,
+    };
+    let payment = payment.ok_or(ReconcilerError::Unexplained(pull.at))?;
+    Ok(Draft {
+        kind: JournalKind::Pull,
+        settlement: Some(payment.id),
+        postings: vec![
+            Posting::debit(AccountCode::PassedThrough, pull.amount),
+            Posting::credit(AccountCode::Passed(payment.pay_to), pull.amount),
+        ],
+    })
+}
+
 /// A journal that says no more of a log than what came in or went out. Anything else is marked as
 /// looked at.
 fn unexplained(entry: &Entry) -> Result<Draft, LedgerError> {
     let (debit, credit, amount) = match entry {
         Entry::Pull(pull) => (AccountCode::Splitter, AccountCode::Suspense, pull.amount),
+        // It never came in: there is nothing to hold.
+        Entry::Passed(pull) => {
+            (AccountCode::PassedThrough, AccountCode::PassedThrough, pull.amount)
+        }
         Entry::Payout(payout) => (AccountCode::Suspense, AccountCode::Splitter, payout.amount),
         Entry::Log(log) => match log.event {
             SplitterEvent::SettlementRecorded { amount, .. }

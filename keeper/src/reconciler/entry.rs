@@ -1,4 +1,4 @@
-//! What is booked: a log of any of the three mirrors.
+//! What is booked: a log of any of the mirrors.
 
 use super::ReconcilerError;
 use crate::{
@@ -10,10 +10,12 @@ use alloy::primitives::{Address, B256, U256};
 /// A log and its block: transaction, log index, block.
 pub(super) type Place = (B256, u64, B256);
 
-/// A log of any of the three mirrors.
+/// A log of any of the mirrors.
 pub(super) enum Entry {
     /// What came in.
     Pull(Pull),
+    /// What passed through to another payee.
+    Passed(Pull),
     /// What went out.
     Payout(Payout),
     /// What the Splitter said.
@@ -24,7 +26,7 @@ impl Entry {
     /// Where.
     pub(super) const fn at(&self) -> &LogRef {
         match self {
-            Self::Pull(pull) => &pull.at,
+            Self::Pull(pull) | Self::Passed(pull) => &pull.at,
             Self::Payout(payout) => &payout.at,
             Self::Log(log) => &log.at,
         }
@@ -33,7 +35,7 @@ impl Entry {
     /// Whether there is anything to book. Anybody can send nothing to anybody.
     pub(super) const fn moves_money(&self) -> bool {
         match self {
-            Self::Pull(pull) => pull.amount.micro() != 0,
+            Self::Pull(pull) | Self::Passed(pull) => pull.amount.micro() != 0,
             Self::Payout(payout) => payout.amount.micro() != 0,
             Self::Log(log) => !matches!(
                 log.event,

@@ -196,7 +196,7 @@ impl Reconciler {
         if receipt.block_hash != pull.block_hash {
             return Ok(());
         }
-        let found = inflows(&receipt.logs, self.splitter.asset, self.splitter.address)
+        let found = inflows(&receipt.logs, self.splitter.asset, settlement.pay_to)
             .into_iter()
             .find(|inflow| inflow.log_index == pull.log_index);
         let agreed = found.as_ref().is_some_and(|inflow| {

@@ -9,12 +9,14 @@
 mod clock;
 mod lookout;
 mod parts;
+mod passing;
 mod read;
 mod reread;
 mod token;
 mod verify;
 
 pub use lookout::Lookout;
+pub use passing::Passing;
 pub use read::{Receipts, read};
 pub use verify::Verifier;
 
@@ -27,7 +29,7 @@ use crate::{
     },
     lifecycle::StatusEvent,
 };
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use parts::{MAX_LOGS, parts};
 use reread::{Change, Progress};
 use serde_json::json;
@@ -181,7 +183,11 @@ impl Watcher {
         if from > to {
             return Ok(false);
         }
-        let window = read(&self.chain, &self.splitter, (from, to), receipts).await?;
+        let mut tx = self.ledger.read().await?;
+        let passing = passing::passing(&mut tx, &self.splitter, from).await?;
+        drop(tx);
+        let range = (from, to);
+        let window = read(&self.chain, &self.splitter, range, &passing, receipts).await?;
         let extent = Extent::Onwards { is_deep: from < usual };
         self.check_gone(&window, extent).await?;
         self.store(window, extent, cursor.saturating_sub(1)).await?;
@@ -236,7 +242,7 @@ impl Watcher {
         extent: Extent,
         floor: u64,
     ) -> Result<Change, WatcherError> {
-        let pulls = window.pulls.iter().map(|pull| pull.at).collect();
+        let pulls = window.pulls.iter().chain(&window.passed).map(|pull| pull.at).collect();
         let mut change = Change::default();
         for part in parts(window, MAX_LOGS, floor) {
             change = change.and(self.store_part(part, &pulls, extent).await?);
@@ -263,6 +269,11 @@ impl Watcher {
             let is_new = !known.contains(&pull.at);
             self.attribute(&mut tx, pull, is_new).await?;
         }
+        for pull in &mut window.passed {
+            self.attribute_passed(&mut tx, pull).await?;
+        }
+        // Of a payment that was given up, or that it disagrees with, it is nobody's any more.
+        window.passed.retain(|pull| pull.settlement.is_some());
         // Only what changed is written again.
         let changed = first_change(&held, &window);
         let start = changed.unwrap_or(to);
@@ -280,6 +291,7 @@ impl Watcher {
         }
         window.from = start;
         window.pulls.retain(|pull| pull.at.block_number >= start);
+        window.passed.retain(|pull| pull.at.block_number >= start);
         window.payouts.retain(|payout| payout.at.block_number >= start);
         window.logs.retain(|log| log.at.block_number >= start);
         match extent {
@@ -341,16 +353,36 @@ impl Watcher {
         if settlement.pull == Some(pull.at) && settlement.status.is_paid() {
             return Ok(());
         }
-        self.move_settlement(tx, &settlement, pull).await
+        self.move_settlement(tx, &settlement, pull, self.splitter.address).await?;
+        Ok(())
     }
 
+    /// Finds the payment that passed through, and moves it.
+    async fn attribute_passed(&self, tx: &mut Tx, pull: &mut Pull) -> Result<(), WatcherError> {
+        let SplitterRecord { chain_id, asset, .. } = self.splitter;
+        let Some(nonce) = pull.nonce else { return Ok(()) };
+        let known = tx.settlement_by_identity(chain_id, asset, pull.payer, nonce).await?;
+        let Some(settlement) = known.filter(|it| !it.status.is_void() && it.passes_through())
+        else {
+            return Ok(());
+        };
+        let is_known = settlement.pull == Some(pull.at) && settlement.status.is_paid();
+        // It was looked for by its payee.
+        if is_known || self.move_settlement(tx, &settlement, pull, settlement.pay_to).await? {
+            pull.settlement = Some(settlement.id);
+        }
+        Ok(())
+    }
+
+    /// True when pull and payment agree.
     async fn move_settlement(
         &self,
         tx: &mut Tx,
         settlement: &Settlement,
         pull: &Pull,
-    ) -> Result<(), WatcherError> {
-        let agreed = settlement.amount == pull.amount && settlement.pay_to == self.splitter.address;
+        payee: Address,
+    ) -> Result<bool, WatcherError> {
+        let agreed = settlement.amount == pull.amount && settlement.pay_to == payee;
         if agreed && settlement.status.step(StatusEvent::PullSeen).is_ok() {
             tx.pull_seen(settlement, &pull.at).await?;
         } else if !agreed && settlement.status.step(StatusEvent::Disagree).is_ok() {
@@ -361,13 +393,14 @@ impl Watcher {
                 "ALARM: the pull disagrees with what was agreed; the payment is held"
             );
         }
-        Ok(())
+        Ok(agreed)
     }
 }
 
 /// Where the logs of a range stand.
 fn places(window: &MirrorWindow) -> Vec<LogRef> {
     let all = window.pulls.iter().map(|pull| pull.at);
+    let all = all.chain(window.passed.iter().map(|pull| pull.at));
     let all = all.chain(window.payouts.iter().map(|payout| payout.at));
     all.chain(window.logs.iter().map(|log| log.at)).collect()
 }
@@ -379,6 +412,7 @@ fn first_change(old: &MirrorWindow, new: &MirrorWindow) -> Option<u64> {
     let log = |log: &SplitterLog| log.at.block_number;
     first_difference(&old.pulls, &new.pulls, pull)
         .into_iter()
+        .chain(first_difference(&old.passed, &new.passed, pull))
         .chain(first_difference(&old.payouts, &new.payouts, payout))
         .chain(first_difference(&old.logs, &new.logs, log))
         .min()

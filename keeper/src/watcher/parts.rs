@@ -18,6 +18,7 @@ pub(super) fn parts(mut rest: MirrorWindow, most: usize, floor: u64) -> Vec<Mirr
             to: rest.to,
             head_hash: rest.head_hash,
             pulls: cut(&mut rest.pulls, |pull| pull.at.block_number <= block),
+            passed: cut(&mut rest.passed, |pull| pull.at.block_number <= block),
             payouts: cut(&mut rest.payouts, |payout| payout.at.block_number <= block),
             logs: cut(&mut rest.logs, |log| log.at.block_number <= block),
         };

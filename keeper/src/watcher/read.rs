@@ -1,6 +1,9 @@
 //! Reading a range of blocks from one node.
 
-use super::WatcherError;
+use super::{
+    WatcherError,
+    passing::{Passing, forget, passed},
+};
 use crate::{
     chain::{BlockTag, Chain},
     eip3009::{FiatToken, Inflow, inflows},
@@ -17,7 +20,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most questions put to a node at once: anybody can fill a block with Transfers of nothing much.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// A transaction, and the block that it is in.
 type Place = (B256, B256);
@@ -29,9 +32,11 @@ pub struct Receipts {
     inflows: BTreeMap<Place, Vec<Inflow>>,
     /// Identities that the settler appended to a call of the Splitter.
     identities: BTreeMap<Place, Option<PaymentIdentity>>,
+    /// The Transfers that authorizations moved past the Splitter: log index and value.
+    pub(super) passed: BTreeMap<(Place, B256), Option<(u64, U256)>>,
 }
 
-/// Everything of the Splitter in a range of blocks, as one node sees it. The range's last block
+/// Everything of the Splitter in a range of blocks, and what passed it by, as one node sees it. The range's last block
 /// is looked at before and after: a reorg in between makes the reading worthless.
 ///
 /// # Errors
@@ -40,6 +45,7 @@ pub async fn read(
     chain: &Chain,
     splitter: &SplitterRecord,
     (from, to): (u64, u64),
+    passing: &[Passing],
     receipts: &mut Receipts,
 ) -> Result<MirrorWindow, WatcherError> {
     let SplitterRecord { address, asset, .. } = *splitter;
@@ -56,6 +62,7 @@ pub async fn read(
     receipts.learn_identities(&node, splitter, &own).await?;
 
     let mut window = MirrorWindow { from, to, head_hash: head.hash, ..MirrorWindow::default() };
+    window.passed = passed(&node, splitter, (from, to), passing, receipts).await?;
     let mut times = BTreeMap::new();
     for log in &incoming {
         let at = log_ref(log)?;
@@ -176,10 +183,11 @@ impl Receipts {
         let logs: BTreeSet<_> = window.logs.iter().map(|log| place(&log.at)).collect();
         self.inflows.retain(|known, _| pulls.contains(known));
         self.identities.retain(|known, _| logs.contains(known));
+        forget(&mut self.passed, &window.passed);
     }
 }
 
-const fn place(at: &LogRef) -> Place {
+pub(super) const fn place(at: &LogRef) -> Place {
     (at.tx_hash, at.block_hash)
 }
 
@@ -213,16 +221,16 @@ async fn identified(
     Ok((place(&at), identity))
 }
 
-fn inconsistent(at: &LogRef, what: &str) -> WatcherError {
+pub(super) fn inconsistent(at: &LogRef, what: &str) -> WatcherError {
     WatcherError::Inconsistent(format!("{what} for log {} of {}", at.log_index, at.tx_hash))
 }
 
-fn amount(value: U256) -> Result<MicroUsdc, WatcherError> {
+pub(super) fn amount(value: U256) -> Result<MicroUsdc, WatcherError> {
     MicroUsdc::try_from(value).map_err(|error| WatcherError::Inconsistent(error.to_string()))
 }
 
 /// Where a log stands. A pending log has no place and does not count.
-fn log_ref(log: &Log) -> Result<LogRef, WatcherError> {
+pub(super) fn log_ref(log: &Log) -> Result<LogRef, WatcherError> {
     match (log.transaction_hash, log.log_index, log.block_number, log.block_hash) {
         (Some(tx_hash), Some(log_index), Some(block_number), Some(block_hash)) if !log.removed => {
             Ok(LogRef { tx_hash, log_index, block_number, block_hash })
@@ -232,7 +240,7 @@ fn log_ref(log: &Log) -> Result<LogRef, WatcherError> {
 }
 
 /// The block's time, from the log where the node tells it.
-async fn block_time(
+pub(super) async fn block_time(
     node: &Chain,
     known: &mut BTreeMap<B256, u64>,
     log: &Log,

@@ -1,7 +1,7 @@
 //! Blocks that are read again because an operator wants it: a log that the mirror lacks, a ledger
 //! that was put back, an endpoint that kept something to itself.
 
-use super::{Extent, MAX_RANGE, Receipts, Watcher, WatcherError, places, read};
+use super::{Extent, MAX_RANGE, Receipts, Watcher, WatcherError, passing::passing, places, read};
 use crate::{
     failpoint::Point,
     ledger::{Action, LogRef, MirrorWindow, Outcome, Reread, SplitterRecord, Stream},
@@ -118,7 +118,11 @@ impl Watcher {
     async fn reread_range(&self, from: u64, to: u64) -> Result<Change, WatcherError> {
         // What was learned before may be what is wrong.
         let mut receipts = Receipts::default();
-        let window = read(&self.chain, &self.splitter, (from, to), &mut receipts).await?;
+        let mut tx = self.ledger.read().await?;
+        let passing = passing(&mut tx, &self.splitter, from).await?;
+        drop(tx);
+        let range = (from, to);
+        let window = read(&self.chain, &self.splitter, range, &passing, &mut receipts).await?;
         self.check_gone(&window, Extent::Within).await?;
         self.store(window, Extent::Within, from).await
     }

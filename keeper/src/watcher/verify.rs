@@ -1,7 +1,7 @@
 //! The verifier: reads what is final again, from two endpoints, and holds the mirror against both.
 //! An endpoint that leaves out a log, or makes one up, is not found out by asking it twice.
 
-use super::{MAX_RANGE, Receipts, WatcherError, read};
+use super::{MAX_RANGE, Receipts, WatcherError, passing::passing, read};
 use crate::{
     chain::Chain,
     failpoint::Point,
@@ -136,8 +136,12 @@ impl Verifier {
     async fn readings(&self, from: u64, to: u64) -> Result<Vec<Reading>, WatcherError> {
         let mut readings = Vec::new();
         let mut failure = None;
+        let mut tx = self.ledger.read().await?;
+        let passing = passing(&mut tx, &self.splitter, from).await?;
+        drop(tx);
         for endpoint in self.chain.singly() {
-            match read(&endpoint, &self.splitter, (from, to), &mut Receipts::default()).await {
+            let mut receipts = Receipts::default();
+            match read(&endpoint, &self.splitter, (from, to), &passing, &mut receipts).await {
                 Ok(window) => {
                     readings.push(Reading { endpoint: endpoint.name().to_owned(), window });
                 }
@@ -179,6 +183,8 @@ impl Reading {
         let Self { endpoint, window } = self;
         let kinds = [
             first(&held.pulls, &window.pulls, |pull| pull.at.position()).map(|at| ("inflows", at)),
+            first(&held.passed, &window.passed, |pull| pull.at.position())
+                .map(|at| ("what passed it by", at)),
             first(&held.payouts, &window.payouts, |payout| payout.at.position())
                 .map(|at| ("outflows", at)),
             first(&held.logs, &window.logs, |log| log.at.position())

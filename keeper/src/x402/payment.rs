@@ -95,20 +95,27 @@ impl Payment {
     /// # Errors
     /// `header_too_large`, `payload_decode_error`, `unsupported_scheme` or `network_mismatch`.
     pub fn decode(version: Version, header: &[u8]) -> Result<Self, Subcause> {
-        let json = decode_header(header)?;
-        let hash = B256::from_slice(&Sha256::digest(&json));
+        Self::parse(version, &decode_header(header)?)
+    }
+
+    /// Reads what a payment header carries.
+    ///
+    /// # Errors
+    /// `payload_decode_error`, `unsupported_scheme` or `network_mismatch`.
+    pub fn parse(version: Version, json: &[u8]) -> Result<Self, Subcause> {
+        let hash = B256::from_slice(&Sha256::digest(json));
         let undecodable = |_| Subcause::PayloadDecodeError;
-        let probe: Probe = serde_json::from_slice(&json).map_err(undecodable)?;
+        let probe: Probe = serde_json::from_slice(json).map_err(undecodable)?;
         if probe.x402_version != version.number() {
             return Err(Subcause::UnsupportedScheme);
         }
         let (scheme, network, payload, accepted) = match version {
             Version::V1 => {
-                let wire: WireV1 = serde_json::from_slice(&json).map_err(undecodable)?;
+                let wire: WireV1 = serde_json::from_slice(json).map_err(undecodable)?;
                 (wire.scheme, wire.network, wire.payload, None)
             }
             Version::V2 => {
-                let wire: WireV2 = serde_json::from_slice(&json).map_err(undecodable)?;
+                let wire: WireV2 = serde_json::from_slice(json).map_err(undecodable)?;
                 let accepted = wire.accepted;
                 (accepted.scheme.clone(), accepted.network.clone(), wire.payload, Some(accepted))
             }

@@ -9,7 +9,7 @@ use crate::{
 use alloy::{primitives::B256, signers::local::PrivateKeySigner};
 use keeper::{
     failpoint::Point,
-    ledger::{Identity, Ledger, NewIntent, NewSettlement, SplitterRecord},
+    ledger::{Identity, Ledger, NewIntent, NewSettlement, Sale, SplitterRecord},
     lifecycle::IntentKind,
     splitter::{SplitTerms, capability_id},
     x402::{MicroUsdc, Network, Version},
@@ -69,9 +69,11 @@ fn draft(
         asset: splitter.asset,
         amount: MicroUsdc::new(PRICE_MICRO)?,
         version: Version::V1,
-        capability_id: "demo/echo".to_owned(),
-        splitter_capability_id: capability_id("demo", "echo"),
-        terms: SplitTerms { provider: splitter.hub_treasury, bps: [8_500, 1_000, 500] },
+        sale: Some(Sale {
+            capability_id: "demo/echo".to_owned(),
+            splitter_capability_id: capability_id("demo", "echo"),
+            terms: SplitTerms { provider: splitter.hub_treasury, bps: [8_500, 1_000, 500] },
+        }),
         agent_id: payer.address().to_string().to_lowercase(),
         request_id: request.to_owned(),
         content_hash: B256::new(rand::random()),
@@ -113,9 +115,9 @@ async fn reserve(ledger: &Ledger, new: &NewSettlement) -> eyre::Result<()> {
         signer: payer,
         kind: IntentKind::Pull,
         settlement: Some(settlement.id),
-        splitter_capability_id: new.splitter_capability_id,
+        splitter_capability_id: capability_id("demo", "echo"),
         to: new.asset,
-        calldata: new.authorization.pull_call(new.splitter_capability_id),
+        calldata: new.authorization.pull_call(capability_id("demo", "echo")),
         gas_limit: 250_000,
         valid_before: Some(new.authorization.valid_before()),
     })

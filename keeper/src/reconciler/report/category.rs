@@ -54,7 +54,7 @@ impl Category {
     /// The kind of a verdict.
     pub const fn of(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Matched => Self::Matched,
+            Verdict::Matched | Verdict::Passed => Self::Matched,
             Verdict::Pending => Self::Pending,
             Verdict::RecordLate | Verdict::SplitLate => Self::Late,
             Verdict::Inflow => Self::UnattributedInflow,
@@ -100,6 +100,7 @@ pub(super) fn is_drift(verdict: Verdict) -> bool {
 pub(super) const fn words_of(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Matched => "pulled, recorded, split and booked",
+        Verdict::Passed => "pulled past the Splitter to its payee, and booked",
         Verdict::Pending => "on its way",
         Verdict::RecordLate => "recorded more than two blocks after its pull",
         Verdict::SplitLate => "split more than four blocks after its pull",
