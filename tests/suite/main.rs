@@ -13,6 +13,7 @@ mod audit;
 mod booked;
 mod boot;
 mod chain;
+mod clients;
 mod crash;
 mod docs;
 mod drift;

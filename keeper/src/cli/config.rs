@@ -6,7 +6,7 @@ use refunds::Refunds;
 
 use crate::{
     chain,
-    edge::{AdminToken, Auth, Caller, Callers, Catalogue, one_line},
+    edge::{AdminToken, Auth, Caller, Callers, Catalogue, Connections, Hub, one_line},
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING},
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -62,6 +62,9 @@ pub(super) struct Config {
     pub(super) splitter: Vec<Splitter>,
     #[serde(default)]
     pub(super) refunds: Refunds,
+    /// How the hub presents itself.
+    #[serde(default)]
+    pub(super) hub: Hub,
     /// Who may use the facilitator API.
     #[serde(default)]
     caller: Vec<Caller>,
@@ -83,6 +86,9 @@ pub(super) struct Http {
     /// Seconds that a payer has between challenge and payment.
     #[serde(default = "default_max_timeout_seconds")]
     pub(super) max_timeout_seconds: u64,
+    /// How much of its clients it bears with.
+    #[serde(default)]
+    pub(super) connections: Connections,
 }
 
 /// A chain.
@@ -425,6 +431,8 @@ impl Config {
         if http.settle_timeout < MIN_SETTLE_TIMEOUT {
             return Err("http.settle_timeout must be at least 1s".to_owned());
         }
+        http.connections.check()?;
+        self.hub.check()?;
         if self.lease_time < MIN_LEASE_TIME {
             return Err("lease_time must be at least 2s".to_owned());
         }

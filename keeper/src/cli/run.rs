@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     chain::{Heads, SeenHead, follow_stream},
-    edge::{Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
+    edge::{self, Catalogue, Edge, Health, Intake, Registrations, Site, TrustRoot, router},
     ledger::Ledger,
     metrics::{self, HEAD_BLOCK, HEAD_SEEN_TIMESTAMP_SECONDS, REORG_DEPTH_BLOCKS, REORGS_TOTAL},
 };
@@ -66,6 +66,7 @@ impl Run {
             admin_token: config.http.admin_token.clone(),
             auth: config.http.auth,
             catalogue,
+            hub: config.hub.clone(),
             callers,
             health,
             metrics,
@@ -78,11 +79,8 @@ impl Run {
                 Exit::misconfigured(eyre::eyre!("http.listen {}: {error}", config.http.listen))
             })?;
             tracing::info!(listen = %listener.local_addr()?, "edge is up");
-            let stopped = stop.clone().cancelled_owned();
             let app = router(Arc::clone(&edge));
-            server.spawn(async move {
-                axum::serve(listener, app).with_graceful_shutdown(stopped).await
-            });
+            server.spawn(edge::serve(listener, app, config.http.connections, stop.clone()));
         }
         let outcome = match serve(&config, self.role, &edge, &stop).await {
             Ok(()) => Ok(()),
@@ -105,7 +103,7 @@ impl Run {
         };
         stop.cancel();
         while let Some(ended) = server.join_next().await {
-            ended??;
+            ended?;
         }
         edge.work.close();
         edge.work.wait().await;

@@ -211,15 +211,15 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
         checks.insert(component, Value::from(reason));
     }
     let enabled = edge.health.site().is_some_and(|site| !site.intake.is_disabled());
-    Json(json!({
+    let body = json!({
         "status": status,
         "engine": "x402-keeper",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": edge.health.started.elapsed().as_secs(),
         "waiting_for": checks,
         "x402": {"trust_root": trust_root.as_str(), "enabled": enabled},
-    }))
-    .into_response()
+    });
+    ([(header::CACHE_CONTROL, "no-cache")], Json(body)).into_response()
 }
 
 /// For Prometheus. What is in it: docs/metrics.md.

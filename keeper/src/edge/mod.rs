@@ -8,6 +8,7 @@ mod capability;
 mod catalogue;
 mod checks;
 mod delivery;
+mod discovery;
 mod envelope;
 mod error;
 mod facilitator;
@@ -15,6 +16,7 @@ mod health;
 mod intake;
 mod invoke;
 mod payment;
+mod server;
 mod site;
 mod trace;
 
@@ -22,9 +24,11 @@ pub use admin::AdminToken;
 pub use capability::{Capability, Registration, Registrations};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
+pub use discovery::Hub;
 pub use facilitator::{Caller, CallerError, Callers};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
+pub use server::{Connections, serve};
 pub use site::{Auth, Site};
 
 use crate::metrics::Metrics;
@@ -54,6 +58,8 @@ pub struct Edge {
     pub auth: Auth,
     /// What is sold.
     pub catalogue: Catalogue,
+    /// How the hub presents itself.
+    pub hub: Hub,
     /// Who may use the facilitator API.
     pub callers: Callers,
     /// How the daemon is.
@@ -97,6 +103,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .merge(invoke)
         .merge(facilitator::router())
+        .merge(discovery::router())
         .route("/v1/traces/{trace_id}", get(trace::trace))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
