@@ -12,10 +12,14 @@ mod discovery;
 mod envelope;
 mod error;
 mod facilitator;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod invoke;
 mod payment;
+#[cfg(test)]
+mod properties;
 mod server;
 mod site;
 mod trace;
