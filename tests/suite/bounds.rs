@@ -277,7 +277,7 @@ async fn a_node_that_answers_nonsense_moves_nothing() {
     let rig = Rig::start("nonsense", StackOptions::default()).await;
     let payer = rig.stack.agent(FUNDS).await.unwrap();
     let mut draft = Draft::new(&payer, rig.stack.contracts.splitter);
-    draft.authorization.valid_before += 600;
+    draft.authorization.valid_before += 500;
     let faults: [(&str, Fault); 8] = [
         ("no bytes", Fault::Changed(|_, result| *result = json!("0x"))),
         ("half a word", Fault::Changed(|_, result| *result = json!("0x01"))),
