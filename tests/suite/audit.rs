@@ -62,7 +62,9 @@ async fn a_sound_ledger_is_sound() {
         for check in report["checks"].as_array().unwrap() {
             let name = check["name"].as_str().unwrap();
             let empty = ["journals.reversals", "chain.escrow"].contains(&name)
-                || name.starts_with("refunds.");
+                || name.starts_with("refunds.")
+                // facilitator::passing has payments that pass through.
+                || name.starts_with("mirror.passed");
             assert!(empty || check["checked"].as_u64() > Some(0), "{kind:?}: {name} saw nothing");
             assert_eq!(check["broken"], 0, "{kind:?}: {name}");
         }

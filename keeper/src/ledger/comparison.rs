@@ -50,7 +50,8 @@ macro_rules! verdicts {
                 AND id NOT IN (SELECT reverses FROM journals WHERE reverses IS NOT NULL)
             ), payments AS (
                 SELECT CASE
-                    WHEN s.kind = 'capability' AND s.pay_to <> s.splitter THEN 'payee'
+                    WHEN s.splitter_capability_id IS NOT NULL AND s.pay_to <> s.splitter
+                        THEN 'payee'
                     WHEN s.tx_hash IS NULL THEN CASE
                         WHEN EXISTS (SELECT 1 FROM x402_pull_events e
                             WHERE e.eip3009_nonce = s.eip3009_nonce AND e.payer = s.payer

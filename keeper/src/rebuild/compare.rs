@@ -145,7 +145,7 @@ impl Comparison {
     }
 }
 
-/// Payments whose money has come in.
+/// Payments whose money has come in. What passed through came in nowhere, and cannot be rebuilt.
 async fn payments(
     ledger: &Ledger,
     (chain_id, splitter): (u64, Address),
@@ -155,6 +155,7 @@ async fn payments(
     let all = tx.settlements(chain_id, splitter, SettlementQuery::All).await?;
     Ok(all
         .iter()
+        .filter(|settlement| !settlement.passes_through())
         .filter_map(|settlement| {
             Some(((settlement.payer, settlement.nonce), Told::of(settlement, end)?))
         })

@@ -21,6 +21,10 @@ use std::collections::BTreeMap;
 /// Most authorization nonces in one question to a node.
 const MAX_TOPICS: usize = 200;
 
+/// The Transfers that authorizations moved, log index and value: by transaction, block and
+/// authorization nonce.
+pub(super) type Moved = BTreeMap<((B256, B256), B256), Option<(u64, U256)>>;
+
 /// What to look for.
 #[derive(Debug, Clone, Copy)]
 pub struct Passing {
@@ -128,10 +132,7 @@ async fn transfer(
 }
 
 /// What of the logs' places is still of use.
-pub(super) fn forget(
-    known: &mut BTreeMap<((B256, B256), B256), Option<(u64, U256)>>,
-    pulls: &[Pull],
-) {
+pub(super) fn forget(known: &mut Moved, pulls: &[Pull]) {
     known.retain(|(of, nonce), _| {
         pulls.iter().any(|pull| place(&pull.at) == *of && pull.nonce == Some(*nonce))
     });

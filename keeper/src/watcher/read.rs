@@ -2,7 +2,7 @@
 
 use super::{
     WatcherError,
-    passing::{Passing, forget, passed},
+    passing::{Moved, Passing, forget, passed},
 };
 use crate::{
     chain::{BlockTag, Chain},
@@ -32,8 +32,8 @@ pub struct Receipts {
     inflows: BTreeMap<Place, Vec<Inflow>>,
     /// Identities that the settler appended to a call of the Splitter.
     identities: BTreeMap<Place, Option<PaymentIdentity>>,
-    /// The Transfers that authorizations moved past the Splitter: log index and value.
-    pub(super) passed: BTreeMap<(Place, B256), Option<(u64, U256)>>,
+    /// What authorizations moved past the Splitter.
+    pub(super) passed: Moved,
 }
 
 /// Everything of the Splitter in a range of blocks, and what passed it by, as one node sees it. The range's last block

@@ -49,7 +49,7 @@ async fn credited(api: &Api, account: &str) -> i64 {
 #[tokio::test]
 async fn a_payment_past_the_splitter_is_confirmed_and_booked() {
     for database in databases().await {
-        let api = Api::start("passing", database).await;
+        let mut api = Api::start("passing", database).await;
         for (round, version) in [(1_u64, 1), (2, 2)] {
             let draft = api.passing().await;
             let settled = api.settle(version, &draft).await;
@@ -81,7 +81,9 @@ async fn a_payment_past_the_splitter_is_confirmed_and_booked() {
             .unwrap();
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(0), "{told}");
-        // What is not what the ledger says is found.
+        // What is not what the ledger says is found. The daemon would put it right.
+        api.daemon.signal("TERM").await.unwrap();
+        assert_eq!(api.daemon.wait().await.unwrap(), 0);
         let forged = "UPDATE passed_events SET amount_micro = amount_micro + 1";
         crate::support::tamper(&api.database, forged).await.unwrap();
         let audit = tokio::process::Command::new(crate::support::keeper())

@@ -1,6 +1,6 @@
 //! Settlements that outlive their caller's patience, and how they are looked up.
 
-use super::{Api, FUNDS, OTHER, SHOP, body, databases};
+use super::{Api, FUNDS, OTHER, SHOP, databases};
 use crate::support::{call, eventually, invoke, on_chain, settlement_of};
 use keeper::lifecycle::Status;
 use sandbox::{AnvilOptions, PRICE_MICRO, StackOptions};

@@ -17,8 +17,14 @@ const APPEND_ONLY: [&str; 9] = [
     "token_sightings",
 ];
 /// Tables whose rows may be deleted: the mirror, how far it is, and limits that are taken back.
-const DELETABLE: [&str; 5] =
-    ["cursors", "payout_events", "spending_limits", "splitter_events", "x402_pull_events"];
+const DELETABLE: [&str; 6] = [
+    "cursors",
+    "passed_events",
+    "payout_events",
+    "spending_limits",
+    "splitter_events",
+    "x402_pull_events",
+];
 
 /// The first column of a query, as text.
 async fn texts(url: &str, sql: &str) -> Vec<String> {

@@ -37,6 +37,14 @@ impl Endpoint {
             Self::Settle => "settle",
         }
     }
+
+    /// Why it could not do its work, when that lies with us.
+    pub(super) const fn failed(self) -> Reason {
+        match self {
+            Self::Verify => Reason::VerifyFailed,
+            Self::Settle => Reason::SettleFailed,
+        }
+    }
 }
 
 /// A good payment.
@@ -108,10 +116,6 @@ pub(super) fn lookup(tx_hash: Option<B256>) -> String {
 /// What the gateway would have answered, in the words of x402. `expired` says which end of its window
 /// an authorization is beyond.
 pub(super) fn translate(endpoint: Endpoint, error: &ApiError, expired: Reason) -> Refusal {
-    let ours = match endpoint {
-        Endpoint::Verify => Reason::VerifyFailed,
-        Endpoint::Settle => Reason::SettleFailed,
-    };
     let (reason, tx_hash) = match error {
         ApiError::PaymentInvalid { subcause, tx_hash, .. } => {
             let reason = match subcause {
@@ -133,7 +137,7 @@ pub(super) fn translate(endpoint: Endpoint, error: &ApiError, expired: Reason) -
         ApiError::DuplicateRequest => (Reason::Duplicate, None),
         ApiError::Pending { tx_hash, .. } => (Reason::Pending, *tx_hash),
         ApiError::Held(receipt) => (Reason::State, receipt.tx_hash),
-        _ => (ours, None),
+        _ => (endpoint.failed(), None),
     };
     let message = match reason {
         Reason::Pending => format!(

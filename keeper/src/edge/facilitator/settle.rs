@@ -57,7 +57,7 @@ async fn execute(
     // Switched off: what was taken before is finished, nothing else is even looked at.
     let authorized = match site.intake.is_disabled() {
         true => Err(translated(disabled())),
-        false => authorize(site, &order, &deal),
+        false => authorize(Endpoint::Settle, site, &order, &deal),
     };
     let authorization = match authorized {
         Ok(authorization) => authorization,

@@ -55,7 +55,7 @@ async fn judge(
     if site.intake.shut().is_some() {
         return Err(refuse(disabled()));
     }
-    let authorization = authorize(site, &order, &deal)?;
+    let authorization = authorize(Endpoint::Verify, site, &order, &deal)?;
     let payee = deal.payee();
     payee.check(site, &authorization, deal.amount).await.map(drop).map_err(refuse)
 }
@@ -72,13 +72,14 @@ impl Deal {
 
 /// Everything that needs no chain: is this authorization, by its signature, for this?
 pub(super) fn authorize(
+    endpoint: Endpoint,
     site: &Site,
     order: &Order,
     deal: &Deal,
 ) -> Result<Authorization<Verified>, Refusal> {
     let Some(head) = site.heads.latest() else {
         let message = "no head of the chain was seen yet";
-        return Err(Refusal::new(Reason::SettleFailed, message));
+        return Err(Refusal::new(endpoint.failed(), message));
     };
     let payment = &order.payment;
     Authorization::<Unverified>::new(payment.authorization.clone(), payment.signature.clone())
@@ -96,7 +97,7 @@ pub(super) fn authorize(
                 _ => "the signature is not the payer's",
             };
             let error = invalid(subcause, message);
-            let refusal = translate(Endpoint::Verify, &error, expired(site, order));
+            let refusal = translate(endpoint, &error, expired(site, order));
             Refusal { message: message.to_owned(), ..refusal }
         })
 }
@@ -137,11 +138,8 @@ pub(super) fn count(endpoint: Endpoint, outcome: &str) {
 
 /// The daemon has not come so far.
 pub(super) fn starting(endpoint: Endpoint) -> Response {
-    let reason = match endpoint {
-        Endpoint::Verify => Reason::VerifyFailed,
-        Endpoint::Settle => Reason::SettleFailed,
-    };
     let about = About { version: crate::x402::Version::V2, payer: None, network: String::new() };
-    let refusal = Refusal::new(reason, "this daemon cannot take payments yet; see /readyz");
+    let refusal =
+        Refusal::new(endpoint.failed(), "this daemon cannot take payments yet; see /readyz");
     answer::refused(endpoint, &about, &refusal)
 }
