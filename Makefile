@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. Nothing but Rust, a C compiler, Node 20 and make must be
 # there; everything else comes from the package registries into this clone.
 
-.PHONY: demo test test-deep bench lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
+.PHONY: demo test test-deep bench fuzz lint fmt snapshots audit audit-deep audit-scripts audit-slither audit-halmos \
 	audit-coverage
 
 # Most of a whole-system test is waiting for blocks.
@@ -41,6 +41,14 @@ bench: $(TOOLS)
 	$(FORGE) build
 	cargo build --locked --release -p keeper -p bench
 	target/release/bench $(BENCH)
+
+# What strangers send, made up; needs nightly Rust and cargo-fuzz. FUZZ_TIME is seconds per target.
+FUZZ_TIME ?= 60
+fuzz:
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo "make fuzz needs nightly Rust and cargo-fuzz \
+	(rustup toolchain install nightly; cargo install cargo-fuzz)"; exit 1; }
+	for target in payment_header call order; do \
+	cargo +nightly fuzz run $$target -- -max_len=16384 -max_total_time=$(FUZZ_TIME) || exit 1; done
 
 lint: $(TOOLS)
 	cargo fmt --all --check

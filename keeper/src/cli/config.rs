@@ -17,8 +17,8 @@ use refunds::Refunds;
 use crate::{
     chain,
     edge::{
-        AdminToken, AgentPrefix, Caller, Callers, CallsPerMinute, Catalogue, KeySecret,
-        UpstreamSettings, one_line,
+        AdminToken, AgentPrefix, Caller, Callers, CallsPerMinute, Catalogue, Connections, Hub,
+        KeySecret, UpstreamSettings, one_line,
     },
     eip3009::MULTICALL3,
     lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING, Mode},
@@ -78,6 +78,9 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) refunds: Refunds,
     pub(super) upstream: Option<UpstreamSettings>,
+    /// How the hub presents itself.
+    #[serde(default)]
+    pub(super) hub: Hub,
     /// Who may use the facilitator API.
     #[serde(default)]
     caller: Vec<Caller>,
@@ -120,6 +123,9 @@ pub(super) struct Http {
     pub(super) max_timeout_seconds: u64,
     #[serde(default)]
     pub(super) pools: Pools,
+    /// How much of its clients it bears with.
+    #[serde(default)]
+    pub(super) connections: Connections,
 }
 
 /// A chain.
@@ -490,6 +496,8 @@ impl Config {
         if http.settle_timeout < MIN_SETTLE_TIMEOUT {
             return Err("http.settle_timeout must be at least 1s".to_owned());
         }
+        http.connections.check()?;
+        self.hub.check()?;
         if self.lease_time < MIN_LEASE_TIME {
             return Err("lease_time must be at least 2s".to_owned());
         }

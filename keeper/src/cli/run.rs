@@ -9,7 +9,7 @@ use super::{
 use crate::{
     chain::{Heads, Reader, SeenHead, follow_stream},
     edge::{
-        Capability, Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot,
+        self, Capability, Catalogue, Edge, Health, Intake, Pools, Registrations, Site, TrustRoot,
         Upstream, operators_router, router,
     },
     facilitator::Facilitator,
@@ -92,6 +92,7 @@ impl Run {
             calls_per_minute: config.http.calls_per_minute,
             catalogue,
             upstream: config.upstream.clone().map(Upstream::new).transpose()?,
+            hub: config.hub.clone(),
             callers,
             health,
             metrics,
@@ -105,13 +106,11 @@ impl Run {
             .await
             .map_err(|error| Exit::misconfigured(eyre::eyre!("http.listen {listen}: {error}")))?;
         tracing::info!(listen = %listener.local_addr()?, "edge is up");
-        let stopped = stop.clone().cancelled_owned();
         let app = match self.role {
             Role::Keeper => operators_router(Arc::clone(&edge)),
             Role::All | Role::Edge => router(Arc::clone(&edge)),
         };
-        server
-            .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
+        server.spawn(edge::serve(listener, app, config.http.connections, stop.clone()));
         let outcome = match serve(&config, self.role, &edge, &stop).await {
             Ok(()) => Ok(()),
             Err(Obstacle::TrustRoot(reason)) => {
@@ -133,7 +132,7 @@ impl Run {
         };
         stop.cancel();
         while let Some(ended) = server.join_next().await {
-            ended??;
+            ended?;
         }
         edge.work.close();
         edge.work.wait().await;

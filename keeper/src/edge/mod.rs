@@ -10,19 +10,25 @@ mod catalogue;
 mod challenge;
 mod checks;
 mod delivery;
+mod discovery;
 mod envelope;
 mod error;
 mod external;
 mod facilitator;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod invoke;
 mod payment;
 mod pools;
+#[cfg(test)]
+mod properties;
 mod provider;
 mod refund;
 mod refused;
 mod schema;
+mod server;
 mod site;
 mod trace;
 mod upstream;
@@ -32,11 +38,13 @@ pub use agent::{AgentPrefix, ApiKey, Auth, CallsPerMinute, Credentials, KeySecre
 pub use capability::{Capability, PaymentMethods, Registration, Registrations, Sunset};
 pub(crate) use catalogue::one_line;
 pub use catalogue::{Catalogue, CatalogueError};
+pub use discovery::Hub;
 pub use facilitator::{Caller, CallerError, Callers};
 pub use health::{Health, TrustRoot};
 pub use intake::{Intake, Shut};
 pub use pools::{MAX_POOL, PoolLimits, Pools};
 pub use schema::InputSchema;
+pub use server::{Connections, serve};
 pub use site::Site;
 pub use upstream::{Upstream, UpstreamSettings};
 
@@ -77,6 +85,8 @@ pub struct Edge {
     pub calls_per_minute: CallsPerMinute,
     /// What is sold.
     pub catalogue: Catalogue,
+    /// How the hub presents itself.
+    pub hub: Hub,
     /// Who may use the facilitator API.
     pub callers: Callers,
     /// How the daemon is.
@@ -137,6 +147,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .merge(invoke)
         .merge(facilitator::router())
+        .merge(discovery::router())
         .route("/v1/refunds/request", post(refund::request))
         // Its other name (C-96).
         .route("/v1/refunds", post(refund::request))

@@ -8,6 +8,8 @@ mod challenge;
 mod header;
 mod network;
 mod payment;
+#[cfg(test)]
+mod properties;
 mod receipt;
 mod subcause;
 

@@ -44,3 +44,10 @@ pub(super) fn router() -> Router<Arc<Edge>> {
             response
         }))
 }
+
+/// Reads a body, whatever it is: for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_order(body: &[u8]) {
+    let Ok(json) = serde_json::from_slice(body) else { return };
+    drop(wire::Order::parse(&wire::about(&json, crate::x402::Network::BaseSepolia), &json));
+}

@@ -77,7 +77,7 @@ pub(super) async fn read(body: Body, here: Network) -> (About, Result<Value, Ref
 }
 
 /// What a body is about, however wrong the rest of it is.
-fn about(body: &Value, here: Network) -> About {
+pub(super) fn about(body: &Value, here: Network) -> About {
     let payload = &body["paymentPayload"];
     let versions = [&body["x402Version"], &payload["x402Version"]];
     let version = match versions.into_iter().find_map(Value::as_u64) {
