@@ -119,8 +119,9 @@ impl Invocation {
         self.capability.split_once('/').map_or(self.capability.as_str(), |(namespace, _)| namespace)
     }
 
-    /// SHA-256 of capability, action, input in canonical form and provenance (R-090): what must be equal for a
-    /// repeated call to be the same call.
+    /// SHA-256 of capability, action and input in canonical form (R-090): what must be equal for a repeated
+    /// call to be the same call. A provenance proves who calls, is good once and so is new in every
+    /// repeat: it is no content (docs/decisions/0012).
     pub(super) fn content_hash(&self) -> Result<B256, ApiError> {
         let input = serde_json_canonicalizer::to_vec(&self.input)
             .map_err(|error| ApiError::InvalidRequest(format!("input: {error}")))?;
@@ -130,9 +131,6 @@ impl Invocation {
         hasher.update(&self.action);
         hasher.update("|");
         hasher.update(input);
-        hasher.update("|");
-        let provenance = self.mandate.as_ref().and_then(|it| it.provenance_hash.as_deref());
-        hasher.update(provenance.unwrap_or(""));
         Ok(B256::from_slice(&hasher.finalize()))
     }
 }
@@ -167,22 +165,18 @@ mod tests {
         );
     }
 
-    /// R-090: a provenance is content; the rest of a mandate is not, so that it can be renewed.
+    /// R-090: a mandate is no content, so that a call can be repeated with a fresh provenance.
     #[test]
-    fn a_provenance_is_content() {
+    fn a_mandate_is_no_content() {
         let hash = |mandate: Value| {
             let mut call = body();
             call["mandate"] = mandate;
             parse(&call).unwrap().content_hash().unwrap()
         };
         let plain = parse(&body()).unwrap().content_hash().unwrap();
-        assert_eq!(hash(json!({"budget_usdc": 1})), plain);
-        let one = hash(json!({"provenance_hash": "v2:1"}));
-        assert_ne!(one, plain);
-        assert_ne!(one, hash(json!({"provenance_hash": "v2:2"})));
-        assert_eq!(one, hash(json!({"provenance_hash": "v2:1", "budget_usdc": 2})));
-        let known = Sha256::digest(r#"demo/echo|echo|{"a":"x","b":1}|v2:1"#);
-        assert_eq!(one, B256::from_slice(&known));
+        assert_eq!(hash(json!({"budget_usdc": 1, "provenance_hash": "v2:1"})), plain);
+        let known = Sha256::digest(r#"demo/echo|echo|{"a":"x","b":1}"#);
+        assert_eq!(plain, B256::from_slice(&known));
     }
 
     #[test]

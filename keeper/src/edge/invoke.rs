@@ -7,7 +7,7 @@ use super::{
     challenge::{Challenge, Tongue, header_text, usdc},
     envelope::{Invocation, MAX_BODY_BYTES, check_media_type},
     error::ApiError,
-    payment::{Paid, disabled, ledger_down, settle},
+    payment::{Paid, disabled, latest_pull, ledger_down, settle},
     upstream::Passed,
 };
 use crate::{
@@ -118,7 +118,7 @@ async fn answer<'a>(
         (Err(error), None) => return Err(error),
         (Ok(None), None) => {
             caller.afford(capability.price)?;
-            return unpaid(edge, &call).await;
+            return unpaid(edge, &caller, &call).await;
         }
         (Ok(Some(header)), refusal) => (header, refusal),
     };
@@ -195,7 +195,7 @@ async fn refusal(call: &Call<'_>) -> Result<Option<ApiError>, ApiError> {
 }
 
 /// A call without payment: from the caller's wallet, if he has one, else its price.
-async fn unpaid(edge: &Edge, call: &Call<'_>) -> Result<Response, ApiError> {
+async fn unpaid(edge: &Edge, caller: &Caller, call: &Call<'_>) -> Result<Response, ApiError> {
     let Call { capability, invocation, headers, body } = call;
     let tongue = Tongue::of(headers);
     let upstream = edge.upstream.as_ref().filter(|_| capability.methods.take_stripe());
@@ -204,6 +204,7 @@ async fn unpaid(edge: &Edge, call: &Call<'_>) -> Result<Response, ApiError> {
     if let Some(upstream) = upstream
         && (tongue == Tongue::Jecp || capability.methods == PaymentMethods::Stripe)
     {
+        not_paid_already(edge, caller, invocation).await?;
         match upstream.pass(headers, body.clone()).await? {
             Passed::Answer(response) => return Ok(response),
             Passed::Short(known) => remaining = known,
@@ -226,6 +227,27 @@ async fn unpaid(edge: &Edge, call: &Call<'_>) -> Result<Response, ApiError> {
     }
     let price = capability.price;
     Challenge { invocation, price, offer, topup, remaining, tongue }.respond()
+}
+
+/// A wallet does not pay for a request for which an x402 payment is on its way, or came in (C-55).
+async fn not_paid_already(
+    edge: &Edge,
+    caller: &Caller,
+    invocation: &Invocation,
+) -> Result<(), ApiError> {
+    let (Caller::Agent(agent), Some(site)) = (caller, edge.health.site()) else { return Ok(()) };
+    let found = async {
+        let mut tx = site.ledger.read().await?;
+        tx.settlement_by_request(agent.id(), invocation.request_id()).await
+    };
+    match found.await.map_err(|error| ledger_down(&error))? {
+        Some(known) if known.status.is_paid() => Err(ApiError::DuplicateRequest),
+        Some(known) => {
+            let tx_hash = latest_pull(&site, &known).await?;
+            Err(ApiError::Pending { status: known.status, tx_hash })
+        }
+        None => Ok(()),
+    }
 }
 
 /// What is asked for with x402, if a payment would be taken now.

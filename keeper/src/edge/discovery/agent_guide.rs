@@ -1,6 +1,6 @@
 //! `/.well-known/agent-guide.json` (S05 4): who this hub is, how it is called and paid.
 
-use super::super::Edge;
+use super::super::{Edge, PaymentMethods};
 use axum::{Json, extract::State, response::IntoResponse};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ fn guide(edge: &Edge) -> Value {
         "register_endpoint": register,
         "contact": contact,
         "currencies_accepted": ["USDC"],
-        "payment_methods_supported": edge.payment_methods(),
+        "payment_methods_supported": edge.payment_methods(PaymentMethods::Both),
         "quickstart": [
             {"step": 1, "action": "Choose a capability", "method": "GET",
              "url": edge.at("/v1/capabilities")},
@@ -72,7 +72,7 @@ fn guide(edge: &Edge) -> Value {
     if let Some(site) = edge.x402_offered() {
         let network = site.network.v1();
         guide["x402"] = json!({
-            "facilitator_url": edge.at(""),
+            "facilitator_url": site.facilitator_url(&edge.public_url),
             "facilitator_operator": hub.operator.as_ref().unwrap_or(&hub.name),
             "supported_networks": [network],
             "supported_assets": [{

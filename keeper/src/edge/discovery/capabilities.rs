@@ -71,7 +71,7 @@ fn entry(edge: &Edge, capability: &Capability) -> Value {
         "id": capability.name(),
         "namespace": capability.namespace,
         "description": capability.description,
-        "provider": capability.terms.provider,
+        "trust_tier_required": capability.trust_tier_required,
         "available": registration == Some(Registration::Active),
         "actions": [{
             "id": capability.action,
@@ -82,7 +82,7 @@ fn entry(edge: &Edge, capability: &Capability) -> Value {
                 "currency": "USDC",
                 "model": "per_call",
             },
-            "payment_methods": edge.payment_methods(),
+            "payment_methods": edge.payment_methods(capability.methods),
         }],
     })
 }

@@ -12,7 +12,7 @@ mod openapi;
 
 pub use hub::Hub;
 
-use super::{Edge, Site, TrustRoot};
+use super::{Edge, PaymentMethods, Site, TrustRoot};
 use axum::{
     Router,
     http::{HeaderValue, Method, header},
@@ -62,9 +62,11 @@ impl Edge {
         on.then_some(site)
     }
 
-    /// How calls may be paid for.
-    fn payment_methods(&self) -> Vec<&'static str> {
-        self.x402_offered().map(|_| "x402").into_iter().collect()
+    /// How calls may be paid for, of the ways that an action takes.
+    fn payment_methods(&self, taken: PaymentMethods) -> Vec<&'static str> {
+        let (wallets, x402) = (self.upstream.is_some(), self.x402_offered().is_some());
+        let open = |word: &str| if word == "x402" { x402 } else { wallets };
+        taken.words().iter().copied().filter(|word| open(word)).collect()
     }
 
     /// An absolute URL of this hub.
