@@ -400,7 +400,7 @@ async fn try_reserve(
     let payer = new.authorization.payer();
     let open = tx.open_payments(new.chain_id, new.asset, payer).await?;
     let released = match tx.identity(new).await? {
-        Identity::Taken(reservation) => return Ok(Taken::Answer(Box::new(reservation))),
+        Identity::Taken(reservation) => return Ok(Taken::Answer(reservation)),
         Identity::Released(released) => Some(*released),
         Identity::Free => None,
     };

@@ -81,7 +81,7 @@ pub enum Identity {
     /// This request's, which let go of it.
     Released(Box<Settlement>),
     /// Somebody's: what an attempt to reserve it comes to.
-    Taken(Reservation),
+    Taken(Box<Reservation>),
 }
 
 /// The shares of one settlement in its split.
@@ -410,20 +410,20 @@ impl Tx {
             return Ok(
                 if !known.is_of(&new.agent_id, &new.request_id, new.content_hash, new.payment_hash)
                 {
-                    Identity::Taken(Reservation::NonceReused(known))
+                    Identity::Taken(Box::new(Reservation::NonceReused(known)))
                 } else if known.status == Status::Released {
                     Identity::Released(Box::new(known))
                 } else {
-                    Identity::Taken(Reservation::Joined(known))
+                    Identity::Taken(Box::new(Reservation::Joined(known)))
                 },
             );
         }
         let known = self.settlement_by_request(&new.agent_id, &new.request_id).await?;
         Ok(match known {
             Some(known) if known.content_hash == Some(new.content_hash) => {
-                Identity::Taken(Reservation::PaidOtherwise(known))
+                Identity::Taken(Box::new(Reservation::PaidOtherwise(known)))
             }
-            Some(_) => Identity::Taken(Reservation::DuplicateRequest),
+            Some(_) => Identity::Taken(Box::new(Reservation::DuplicateRequest)),
             None => Identity::Free,
         })
     }
@@ -434,7 +434,7 @@ impl Tx {
     /// [`LedgerError::Conflict`] when another caller took it in this very moment; call again.
     pub async fn reserve(&mut self, new: &NewSettlement) -> Result<Reservation> {
         Ok(match self.identity(new).await? {
-            Identity::Taken(reservation) => reservation,
+            Identity::Taken(reservation) => *reservation,
             Identity::Released(known) => Reservation::Reserved(self.take(new, Some(*known)).await?),
             Identity::Free => Reservation::Reserved(self.take(new, None).await?),
         })
