@@ -117,7 +117,7 @@ async fn a_price_above_the_cap_stops_it() {
 
 // ------------------------------------------------------------------------------ trust root
 
-/// C-32: the edge lives with x402 off, no service starts, a keeper-only process ends.
+/// C-32: the edge lives with x402 off, no service starts, a keeper-only process ends.
 #[tokio::test]
 async fn a_key_that_the_contract_does_not_obey_settles_nothing() {
     let stack = stack("trust", StackOptions::default()).await;

@@ -357,7 +357,7 @@ async fn used_before_it_was_shown_to_us() {
 
 // ------------------------------------------------------------------------------ good payments
 
-/// the receipt and the bill name the pull that is on the chain.
+/// the receipt and the bill name the pull that is on the chain.
 #[tokio::test]
 async fn paid_is_served_with_a_receipt() {
     let hub = hub().await;
@@ -385,7 +385,7 @@ async fn paid_is_served_with_a_receipt() {
     assert_eq!(on_chain(&hub.stack, &draft.authorization).await, (FUNDS - PRICE_MICRO, true));
 }
 
-/// The same call again gets the same answer, marked, and moves nothing.
+/// the same call again gets the same answer, marked, and moves nothing.
 #[tokio::test]
 async fn a_replayed_call_is_answered_again_and_not_served_again() {
     let hub = hub().await;
@@ -400,7 +400,7 @@ async fn a_replayed_call_is_answered_again_and_not_served_again() {
     assert_eq!(on_chain(&hub.stack, &draft.authorization).await.0, FUNDS - PRICE_MICRO);
 }
 
-/// Any other use of an authorization is refused.
+/// any other use of an authorization is refused.
 #[tokio::test]
 async fn an_authorization_pays_for_one_request() {
     let hub = hub().await;
@@ -420,7 +420,7 @@ async fn an_authorization_pays_for_one_request() {
     assert_eq!(on_chain(&hub.stack, &draft.authorization).await.0, FUNDS - PRICE_MICRO);
 }
 
-/// A naive caller that starts over pays with a fresh authorization; it is never pulled.
+/// a naive caller that starts over pays with a fresh authorization; it is never pulled.
 #[tokio::test]
 async fn a_second_authorization_for_a_paid_request_is_not_pulled() {
     let hub = hub().await;
@@ -439,7 +439,7 @@ async fn a_second_authorization_for_a_paid_request_is_not_pulled() {
     assert_eq!(on_chain(&hub.stack, &second.authorization).await, (FUNDS - PRICE_MICRO, false));
 }
 
-/// Ten at once: one settlement, one call of the provider, ten equal answers, nine marked.
+/// ten at once: one settlement, one call of the provider, ten equal answers, nine marked.
 #[tokio::test]
 async fn ten_identical_calls_at_once_are_one() {
     let hub = hub().await;

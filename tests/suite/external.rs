@@ -229,7 +229,7 @@ async fn a_slow_facilitator_costs_nobody_money() {
     audited(&hub.daemon.config, &hub.database).await;
 }
 
-/// a facilitator that names a transaction and has pulled nothing: no provider works for it, and when the
+/// a facilitator that names a transaction and has pulled nothing: no provider works for it, and when the
 /// window is over the payment is released. Its word stays on file. `tx_hash_seen` where the transaction
 /// is another payment's.
 #[tokio::test]

@@ -209,6 +209,27 @@ async fn what_is_answered_has_the_shape_that_is_told() {
     assert_eq!(hub.ask("get", traces, "/v1/traces/0x1", by()).await, 400);
     assert_eq!(hub.ask("get", traces, &nothing, Ask::default()).await, 401);
 
+    for (path, ask, status) in [
+        ("/admin/feature-flags", Ask::body("{").by(OPERATOR), 400),
+        ("/admin/keeper/replay-log", Ask::body("{").by(OPERATOR), 400),
+        ("/admin/feature-flags", Ask::body("{}"), 401),
+    ] {
+        assert_eq!(hub.ask("post", path, path, ask).await, status, "{path}");
+    }
+    for path in ["/v1/status/x402", "/admin/reconciler/attribution-audit"] {
+        assert_eq!(hub.ask("get", path, path, by()).await, 200);
+        assert_eq!(hub.ask("get", path, path, Ask::default()).await, 401);
+    }
+
+    // For agents whose calls came to nothing, and under the old name.
+    for path in ["/v1/refunds/request", "/v1/refunds"] {
+        assert_eq!(hub.ask("post", path, path, Ask::body("{")).await, 400);
+        let nothing = format!("0x{}", "00".repeat(32));
+        let ask = Ask::body(json!({"tx_hash": nothing, "reason": "it broke"}));
+        assert_eq!(hub.ask("post", path, path, ask).await, 404);
+    }
+    assert_eq!(hub.ask("post", "/v1/jecp", "/v1/jecp", good()).await, 402);
+
     // For everybody.
     let capabilities = "/v1/capabilities";
     assert_eq!(hub.ask("get", capabilities, capabilities, Ask::default()).await, 200);

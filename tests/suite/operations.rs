@@ -126,7 +126,7 @@ async fn health_and_metrics_say_how_it_is() {
     }
 }
 
-/// C-88: switches, status, replay and audit over HTTP, for who has the token only.
+/// C-88: switches, status, replay and audit over HTTP, for who has the token only.
 #[tokio::test]
 async fn an_operator_with_the_token_works_over_http() {
     let stack = stack("admin", StackOptions::default()).await;

@@ -206,7 +206,7 @@ async fn orphan(stack: Stack, database: String) {
     assert_eq!(actions(&database, Action::OrphanDetected).await.len(), 1, "logged once");
 }
 
-///
+///
 #[tokio::test]
 async fn an_orphan_is_told_of_and_may_still_be_confirmed() {
     let one = stack("orphan", StackOptions::default()).await;

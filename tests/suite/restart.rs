@@ -60,7 +60,7 @@ async fn a_killed_daemon_finishes_what_it_began() {
     }
 }
 
-/// killed and started again and again while agents pay: nothing is lost or doubled.
+/// killed and started again and again while agents pay: nothing is lost or doubled.
 #[tokio::test]
 async fn a_daemon_killed_again_and_again_loses_and_doubles_nothing() {
     for database in [None, Some(postgres().await)] {

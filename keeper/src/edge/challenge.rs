@@ -244,7 +244,7 @@ mod tests {
         let accepts = both["payment"]["accepts"].as_array().unwrap();
         assert_eq!(accepts.len(), 2);
         assert_eq!(accepts[0]["scheme"], "stripe-wallet");
-        assert_eq!(accepts[0]["amount_usd"].to_string(), "0.2");
+        assert_eq!(accepts[0]["amount_usd"].as_f64(), Some(0.2));
         assert_eq!(accepts[0]["topup_url"], "https://hub.example/topup?plan=a&return=call-1");
         assert_eq!(accepts[1]["scheme"], "exact");
         assert_eq!(both["accepts"].as_array().unwrap().len(), 1, "x402 clients read the root");
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(stock["code"], "PAYMENT_REQUIRED");
         let (_, agent) = answer(Some(offer()), None, Tongue::Jecp).await;
         assert_eq!(agent["error"]["code"], "PAYMENT_REQUIRED");
-        assert_eq!(agent["error"]["details"]["required_usdc"].to_string(), "0.2");
+        assert_eq!(agent["error"]["details"]["required_usdc"].as_f64(), Some(0.2));
         assert_eq!(agent["error"]["documentation_url"], DOCUMENTATION);
         assert_eq!(agent["accepts"], stock["accepts"]);
         assert_eq!(agent["payment"], stock["payment"]);

@@ -113,6 +113,7 @@ pub(super) fn assignments() -> Value {
 mod tests {
     use super::*;
 
+    ///
     #[test]
     fn a_full_pool_takes_nothing_from_another() {
         let pools = Pools::new(PoolLimits { invoke: 1, read: 1, provider: 1 });

@@ -3,7 +3,7 @@
 //! Patterns run in linear time, and nothing is fetched: a schema that refers to another document is
 //! refused when the catalogue is loaded.
 
-use boon::{Compiler, Draft, OutputError, SchemaIndex, Schemas, UrlLoader};
+use boon::{CompileError, Compiler, Draft, OutputError, SchemaIndex, Schemas, UrlLoader};
 use serde_json::{Value, json};
 use std::{error::Error, fmt};
 
@@ -62,12 +62,12 @@ impl InputSchema {
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
         compiler.use_loader(Box::new(Nowhere));
-        let compiled = compiler
-            .add_resource(SCHEMA, source.clone())
-            .and_then(|()| compiler.add_resource(NEGATION, json!({"not": {"$ref": SCHEMA}})))
-            .and_then(|()| compiler.compile(SCHEMA, &mut schemas))
-            .and_then(|accepted| Ok((accepted, compiler.compile(NEGATION, &mut schemas)?)));
-        let (accepted, refused) = compiled.map_err(|error| one_line(&format!("{error:#}")))?;
+        let told = |error: CompileError| one_line(&format!("{error:#}"));
+        let negation = json!({"not": {"$ref": SCHEMA}});
+        compiler.add_resource(SCHEMA, source.clone()).map_err(told)?;
+        compiler.add_resource(NEGATION, negation).map_err(told)?;
+        let accepted = compiler.compile(SCHEMA, &mut schemas).map_err(told)?;
+        let refused = compiler.compile(NEGATION, &mut schemas).map_err(told)?;
         Ok(Self { source, schemas, accepted, refused })
     }
 

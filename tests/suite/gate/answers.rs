@@ -3,6 +3,9 @@
 use super::{Gate, call, send};
 use serde_json::{Value, json};
 
+/// Status, body, and headers of a call.
+type Case<'a> = (u16, Value, &'a [(&'a str, &'a str)]);
+
 /// each status once, under both names.
 #[tokio::test]
 async fn every_status_has_its_headers() {
@@ -14,7 +17,7 @@ async fn every_status_has_its_headers() {
         let payment = payment.as_str();
         let id = |name: &str| format!("{name}-{}", path.replace('/', "-"));
         let paid = call(&id("paid"), "echo", json!({}));
-        let cases: [(u16, Value, &[(&str, &str)]); 9] = [
+        let cases: [Case<'_>; 9] = [
             (200, paid.clone(), &[("x-payment", payment)]),
             (409, call(&id("other"), "echo", json!({})), &[("x-payment", payment)]),
             (400, json!({}), &[]),

@@ -186,7 +186,7 @@ async fn sent_twice() {
     refused("folded", &draft, ("x-payment", &folded), invalid, "duplicate_payment_header").await;
 }
 
-/// R-042, C-35: base64 of one spelling.
+/// C-35: base64 of one spelling.
 #[tokio::test]
 async fn encoded_in_another_way() {
     let gate = Gate::get().await;

@@ -72,7 +72,7 @@ async fn what_is_asked_for() {
         assert_eq!(answer.header("www-authenticate"), scheme, "{name}");
         assert_eq!(answer.header("retry-after"), "30", "{name}");
         assert_eq!(answer.body["next_action"]["type"], next, "{name}");
-        assert_eq!(answer.header("payment-required") != "", action != "wallet", "{name}");
+        assert_eq!(!answer.header("payment-required").is_empty(), action != "wallet", "{name}");
         // docs/decisions/0002.
         let stock = headers.is_empty() && action != "wallet";
         assert_eq!(answer.body["error"].is_string(), stock, "{name}");

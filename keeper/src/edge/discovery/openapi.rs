@@ -63,17 +63,47 @@ const fn give(
 const INVOKED: &[(u16, &str)] = &[
     (200, "Completed"),
     (400, "Failure"),
+    (401, "Failure"),
     (402, "PaymentRequired"),
+    (403, "Failure"),
     (404, "Failure"),
     (408, "Failure"),
     (409, "Failure"),
+    (410, "Failure"),
     (413, "Failure"),
     (415, "Failure"),
     (422, "Failure"),
+    (429, "Failure"),
     (500, "Failure"),
     (502, "Failure"),
     (503, "Failure"),
     (504, "Failure"),
+];
+/// What an agent may be answered that asks for money back.
+const GIVEN_BACK: &[(u16, &str)] = &[
+    (202, "Object"),
+    (400, "Failure"),
+    (401, "Failure"),
+    (404, "Failure"),
+    (408, "Failure"),
+    (409, "Failure"),
+    (413, "Failure"),
+    (422, "Failure"),
+    (429, "Failure"),
+    (500, "Failure"),
+    (503, "Failure"),
+];
+/// What the operator may be answered.
+const ORDERED: &[(u16, &str)] = &[
+    (200, "Object"),
+    (202, "Object"),
+    (400, "Error"),
+    (401, "Error"),
+    (404, "Error"),
+    (408, "Failure"),
+    (409, "Object"),
+    (502, "Object"),
+    (503, "Error"),
 ];
 /// What a payment may be answered that somebody asks after.
 const FOUND: &[(u16, &str)] =
@@ -87,6 +117,15 @@ const ROWS: &[Row] = &[
         "Call",
         INVOKED,
     ),
+    give("/v1/jecp", "Its old name, until 2028", For::All, "Call", INVOKED),
+    give(
+        "/v1/refunds/request",
+        "How the refund of a payment stands that came to nothing",
+        For::All,
+        "Object",
+        GIVEN_BACK,
+    ),
+    give("/v1/refunds", "Its other name", For::All, "Object", GIVEN_BACK),
     give(
         "/verify",
         "Would this payment settle? Nothing is reserved",
@@ -139,9 +178,18 @@ const ROWS: &[Row] = &[
         For::Operator,
         &[(200, "Object"), (400, "Error"), (401, "Error"), (404, "Error"), (503, "Error")],
     ),
-    look("/livez", "Whether the process runs", For::All, &[(200, TEXT)]),
+    look("/v1/status/x402", "Where everything stands", For::Operator, ORDERED),
+    give("/admin/feature-flags", "Switch payments or signing", For::Operator, "Object", ORDERED),
+    give("/admin/keeper/replay-log", "Have a log read again", For::Operator, "Object", ORDERED),
+    look(
+        "/admin/reconciler/attribution-audit",
+        "What was settled, recorded and came in, per capability",
+        For::Operator,
+        ORDERED,
+    ),
+    look("/livez", "Whether the process runs", For::All, &[(200, TEXT), (503, "Object")]),
     look("/readyz", "Whether payments can be taken", For::All, &[(200, "Ready"), (503, "Ready")]),
-    look("/health", "How the daemon is", For::All, &[(200, "Health")]),
+    look("/health", "How the daemon is", For::All, &[(200, "Health"), (503, "Health")]),
     look("/metrics", "Numbers, for Prometheus", For::All, &[(200, TEXT)]),
     look(
         "/.well-known/agent-guide.json",

@@ -131,7 +131,7 @@ impl Order {
         let json = canonical(payload)?;
         let payment = Payment::parse(version, &json).map_err(|subcause| match subcause {
             Subcause::UnsupportedScheme => Refusal::new(Reason::Scheme, "the payload's scheme"),
-            Subcause::NetworkMismatch => {
+            Subcause::NetworkMismatch | Subcause::NetworkUnsupported => {
                 Refusal::new(Reason::NetworkMismatch, "the payload's network")
             }
             _ => Refusal::new(
