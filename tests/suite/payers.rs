@@ -170,6 +170,7 @@ async fn a_wallet_that_changes_its_mind_pays_nothing() {
     let answer = send(&daemon.url, "mind-1", &draft, &signature).await;
     assert!([202, 503].contains(&answer.status), "{answer:?}");
     set_mood(&stack, draft.authorization.from, Mood::Rejecting as u8).await;
+    stack.kms.take(Duration::ZERO);
     eventually("the payment is over", || async {
         let settlement = settlement_of(&database, &draft.authorization).await.unwrap();
         settlement.status.is_void()
@@ -177,7 +178,6 @@ async fn a_wallet_that_changes_its_mind_pays_nothing() {
     .await;
     assert_eq!(on_chain(&stack, &draft.authorization).await, (FUNDS, false));
     assert_eq!(stack.provider.calls(), 0);
-    stack.kms.take(Duration::ZERO);
     let next = wallet(&stack).await;
     served(&stack, &daemon.url, "mind-2", &next, &next.signature()).await;
 }

@@ -284,7 +284,8 @@ pub(crate) fn reply(request: &Value, field: &str, value: Value) -> Value {
 }
 
 async fn answer(State(node): State<Arc<Node>>, Json(request): Json<Value>) -> Response {
-    // Several requests in one share the fault of the first.
+    // Several requests in one share the fault of the first; what is changed is changed in all that ask the
+    // same.
     let first = if request.is_array() { &request[0] } else { &request };
     let fault = node.fault(first["method"].as_str().unwrap_or_default());
     let error = |code, message| {
@@ -308,8 +309,16 @@ async fn answer(State(node): State<Arc<Node>>, Json(request): Json<Value>) -> Re
         Some(Fault::Denied(code, message)) => return error(code, message),
         Some(Fault::Delayed(delay)) => tokio::time::sleep(delay).await,
         Some(Fault::Changed(change)) => {
-            if let Some(result) = answer.get_mut("result") {
-                change(&request["params"], result);
+            let (asked, told) = match (request.as_array(), answer.as_array_mut()) {
+                (Some(asked), Some(told)) => (asked.iter().collect(), told.iter_mut().collect()),
+                _ => (vec![&request], vec![&mut answer]),
+            };
+            for told in told {
+                let one = asked.iter().find(|one| one["id"] == told["id"]);
+                let one = one.filter(|one| one["method"] == first["method"]);
+                if let (Some(one), Some(result)) = (one, told.get_mut("result")) {
+                    change(&one["params"], result);
+                }
             }
         }
         _ => {}
