@@ -67,7 +67,8 @@ fn told_of(inbox: &Inbox) -> BTreeMap<String, (usize, usize)> {
 /// Everything that has happened is turned into webhooks, and none waits.
 async fn all_is_told(database: &str) {
     eventually("everything is told", || async {
-        let events: i64 = tally(database, "settlement_events", "CAST(n >= 0 AS TEXT)").await.values().sum();
+        let events: i64 =
+            tally(database, "settlement_events", "CAST(n >= 0 AS TEXT)").await.values().sum();
         let next = tally(database, "webhook_cursors", "CAST(next_position AS TEXT)").await;
         let states = tally(database, "webhook_deliveries", "state").await;
         next.contains_key(&events.to_string()) && !states.contains_key("waiting")
@@ -202,7 +203,8 @@ async fn killed_in_between_it_tells_again_under_the_same_id() {
     assert_eq!(answer.status, 200, "{answer:?}");
     through(&stack, &database, 1).await;
     eventually("it was refused, and nothing is left to be written down", || async {
-        let events: i64 = tally(&database, "settlement_events", "CAST(n >= 0 AS TEXT)").await.values().sum();
+        let events: i64 =
+            tally(&database, "settlement_events", "CAST(n >= 0 AS TEXT)").await.values().sum();
         let next = tally(&database, "webhook_cursors", "CAST(next_position AS TEXT)").await;
         let attempts = tally(&database, "webhook_deliveries", "CAST(attempts AS TEXT)").await;
         next.contains_key(&events.to_string()) && attempts.contains_key("1")
