@@ -33,9 +33,9 @@ impl Keys {
 /// What is said of payments, by themselves or by journal and mirror.
 #[derive(Default)]
 pub(super) struct Claims {
-    /// A pull is booked: payment, amount, account.
+    /// A pull is booked: place, payment, amount, account.
     pulls_booked: Sum,
-    /// A record is booked: payment, account.
+    /// A record is booked: place, payment, account.
     records_booked: Sum,
     /// A pull is in the mirror, with all that is known of it.
     pulls: Sum,
@@ -88,7 +88,8 @@ impl Claimed {
         let status = Status::from_word(row.status);
         let (chain, splitter, nonce) = (row.chain_id, row.splitter, Some(row.eip3009_nonce));
         if status == Some(Status::ChainConfirmed) && row.is_booked {
-            keys.add(&mut claims.pulls_booked, &(id, Some(amount), clearing));
+            let place = (Some(chain), row.tx_hash, row.log_index);
+            keys.add(&mut claims.pulls_booked, &(place, id, Some(amount), clearing));
         }
         let is_paid = matches!(status, Some(Status::FacilitatorAttested | Status::ChainConfirmed));
         if is_paid && row.is_booked {
@@ -107,7 +108,8 @@ impl Claimed {
             if row.is_record_booked {
                 let what = (row.record_block_number, splitter, amount);
                 keys.add(&mut claims.records, &(place, what));
-                keys.add(&mut claims.records_booked, &(id, clearing));
+                let place = (Some(chain), row.record_tx_hash, row.record_log_index);
+                keys.add(&mut claims.records_booked, &(place, id, clearing));
             }
         }
     }
@@ -186,13 +188,15 @@ pub(super) async fn books(tx: &mut Tx, keys: &Keys) -> Result<Books, LedgerError
         };
         let place = (row.chain_id, row.splitter, row.tx_hash, row.log_index, row.block_hash);
         keys.add(&mut journals, &(place, row.booked, class(kind), determined));
+        let log = (row.chain_id, row.tx_hash, row.log_index);
         match kind {
             "pull" => {
                 // What passed through is booked to accounts of its own, which the rules know.
                 is_plain &= first == Some("asset:splitter");
-                keys.add(&mut claims.pulls_booked, &(row.settlement_id, row.booked, second));
+                let booked = (log, row.settlement_id, row.booked, second);
+                keys.add(&mut claims.pulls_booked, &booked);
             }
-            "record" => keys.add(&mut claims.records_booked, &(row.settlement_id, first)),
+            "record" => keys.add(&mut claims.records_booked, &(log, row.settlement_id, first)),
             "unattributed_record" if first != Some("suspense:unattributed") => is_plain = false,
             _ => {}
         }

@@ -134,16 +134,45 @@ pub(super) const BOOKED: &[Rule] = &[
                 AND o.tx_hash = j.tx_hash AND o.log_index = j.log_index
             WHERE j.kind = 'pull' AND p.line = 1 AND a.code <> CASE s.kind
                 WHEN 'pass_through' THEN 'passed:' || s.pay_to
-                ELSE 'clearing:' || s.splitter_capability_id END
+                ELSE 'clearing:' || coalesce(s.splitter_capability_id, '') END
             OR j.kind = 'pull' AND p.line = 0 AND a.code <> CASE s.kind
                 WHEN 'pass_through' THEN 'passed_through' ELSE 'asset:splitter' END
             OR j.kind IN ('record', 'unattributed_record') AND (
-                p.line = 1 AND a.code <> 'accounted:' || e.splitter_capability_id
+                p.line = 1 AND a.code <> 'accounted:' || coalesce(e.splitter_capability_id, '')
                 OR p.line = 0 AND a.code NOT IN ('suspense:unattributed',
                     'clearing:' || coalesce(s.splitter_capability_id, '')))
             OR j.kind = 'split' AND p.line = 0
-                AND a.code <> 'accounted:' || e.splitter_capability_id
-            OR j.kind = 'payout' AND p.line = 0 AND a.code <> 'payable:' || o.recipient"
+                AND a.code <> 'accounted:' || coalesce(e.splitter_capability_id, '')
+            OR j.kind = 'payout' AND p.line = 0
+                AND a.code <> 'payable:' || coalesce(o.recipient, '')"
+        ),
+    },
+    Rule {
+        name: "journals.records",
+        promise: "a record is booked for the payment that it was made for",
+        count: "SELECT count(*) FROM journals WHERE kind = 'record' AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'it is not the record of payment ' || s.id
+            FROM ",
+            standing!(),
+            " j JOIN x402_settlements s ON s.id = j.settlement_id
+            WHERE j.kind = 'record' AND (s.record_tx_hash IS NULL
+                OR s.record_tx_hash <> j.tx_hash OR s.record_log_index <> j.log_index)"
+        ),
+    },
+    Rule {
+        name: "journals.booked",
+        promise: "nothing is booked behind the place up to which is booked",
+        count: "SELECT count(*) FROM journals WHERE tx_hash IS NOT NULL AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'it is of block ' || CAST(j.block_number AS TEXT)
+                || ', and is booked up to ' || CAST(coalesce(c.next_block, 0) AS TEXT)
+            FROM ",
+            standing!(),
+            " j LEFT JOIN ",
+            booked!(),
+            " c ON c.chain_id = j.chain_id AND c.splitter = j.splitter
+            WHERE j.block_number >= coalesce(c.next_block, 0)"
         ),
     },
     Rule {

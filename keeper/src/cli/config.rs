@@ -457,6 +457,13 @@ impl Config {
     /// When they do not fit the catalogue, the Splitters or one another.
     pub(super) fn callers(&mut self, catalogue: &Catalogue) -> eyre::Result<Callers> {
         let splitters: Vec<_> = self.splitter.iter().map(|splitter| splitter.address).collect();
+        if !self.caller.is_empty()
+            && self.splitter.iter().any(|splitter| splitter.mode == Mode::External)
+        {
+            eyre::bail!(
+                "[[caller]] needs mode = \"self\": with \"external\" nobody here settles for callers"
+            );
+        }
         let sold = |name: &str| catalogue.all().iter().any(|capability| capability.name() == name);
         Ok(Callers::new(std::mem::take(&mut self.caller), sold, &splitters)?)
     }

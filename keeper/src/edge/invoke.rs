@@ -108,11 +108,14 @@ async fn answer<'a>(
     let caller = Caller::identify(edge, headers, &invocation).await?;
     let capability = find(edge, &invocation)?;
     asked.capability = Some(capability);
-    caller.admit(edge, capability).await?;
+    let admitted = caller.admit(edge, capability).await;
     let call = Call { capability, invocation, headers, body };
 
     // What was taken is answered, whatever is refused by now: so a payment is read in any case.
-    let refusal = refusal(&call).await?;
+    let refusal = match admitted {
+        Ok(()) => refusal(&call).await?,
+        Err(refusal) => Some(refusal),
+    };
     let payment = match (payment_header(headers), refusal) {
         (Err(_), Some(refusal)) | (Ok(None), Some(refusal)) => return Err(refusal),
         (Err(error), None) => return Err(error),
@@ -139,7 +142,7 @@ async fn answer<'a>(
         None if !site.intake.is_disabled() => offer.is_claimed_by(&payment).err().map(misclaimed),
         refusal => refusal,
     };
-    caller.afford(capability.price)?;
+    let refusal = refusal.or_else(|| caller.afford(capability.price).err());
     // The work goes on when the caller hangs up: what is paid must be served and stored.
     let work = {
         let (edge, site, caller) = (Arc::clone(edge), Arc::clone(&site), caller.clone());

@@ -112,7 +112,7 @@ pub(super) async fn settle(
     };
     let settlement = match verified {
         Ok(authorization) => {
-            let request = (invocation.id.as_str(), authorization.payer());
+            let request = (invocation.request_id(), authorization.payer());
             caller.admit_payer(edge, site, capability, request).await?;
             let new = NewSettlement {
                 chain_id: site.network.chain_id(),

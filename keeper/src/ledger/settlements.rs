@@ -412,7 +412,11 @@ impl Tx {
                 {
                     Identity::Taken(Box::new(Reservation::NonceReused(known)))
                 } else if known.status == Status::Released {
-                    Identity::Released(Box::new(known))
+                    // The request may have been paid otherwise in between.
+                    match self.settlement_by_request(&new.agent_id, &new.request_id).await? {
+                        Some(paid) => Identity::Taken(Box::new(Reservation::PaidOtherwise(paid))),
+                        None => Identity::Released(Box::new(known)),
+                    }
                 } else {
                     Identity::Taken(Box::new(Reservation::Joined(known)))
                 },
@@ -742,7 +746,7 @@ impl Tx {
         const PASSING: &str = select!(
             "WHERE chain_id = $1 AND splitter = $2 AND kind = 'pass_through'
                AND (status IN ('reserved', 'settle_pending', 'orphaned')
-                   OR status IN ('facilitator_attested', 'chain_confirmed')
+                   OR status IN ('facilitator_attested', 'chain_confirmed', 'mismatched')
                    AND block_number >= $3)
              ORDER BY reserved_at, id"
         );

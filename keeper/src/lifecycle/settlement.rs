@@ -86,7 +86,8 @@ impl Status {
         match (self, event) {
             (Released, StatusEvent::Reserve) => Ok(Reserved),
             (Reserved, StatusEvent::Settle) => Ok(SettlePending),
-            (SettlePending | Orphaned | FacilitatorAttested, StatusEvent::PullSeen) => {
+            // Whoever saw the signature may be faster than our own next step.
+            (Reserved | SettlePending | Orphaned | FacilitatorAttested, StatusEvent::PullSeen) => {
                 Ok(FacilitatorAttested)
             }
             (FacilitatorAttested, StatusEvent::Confirm) => Ok(ChainConfirmed),
@@ -95,7 +96,7 @@ impl Status {
             | (Reserved | SettlePending | Orphaned, StatusEvent::Lapse) => Ok(Released),
             (Reserved | SettlePending | Orphaned, StatusEvent::Consumed) => Ok(Failed),
             (SettlePending, StatusEvent::Overdue) => Ok(Orphaned),
-            (SettlePending | Orphaned | FacilitatorAttested, StatusEvent::Disagree) => {
+            (Reserved | SettlePending | Orphaned | FacilitatorAttested, StatusEvent::Disagree) => {
                 Ok(Mismatched)
             }
             _ => Err(IllegalStep {
@@ -224,6 +225,7 @@ mod tests {
         let allowed = [
             "released reserve reserved",
             "reserved settle settle_pending",
+            "reserved pull_seen facilitator_attested",
             "settle_pending pull_seen facilitator_attested",
             "orphaned pull_seen facilitator_attested",
             "facilitator_attested pull_seen facilitator_attested",
@@ -239,6 +241,7 @@ mod tests {
             "settle_pending consumed failed",
             "orphaned consumed failed",
             "settle_pending overdue orphaned",
+            "reserved disagree mismatched",
             "settle_pending disagree mismatched",
             "orphaned disagree mismatched",
             "facilitator_attested disagree mismatched",

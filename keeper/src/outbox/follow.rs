@@ -289,6 +289,12 @@ impl Outbox {
             Replacement::Bump(_) | Replacement::Noop(_) if memory.is_off => unmined.unsigned(),
             replacement => replacement,
         };
+        // It was looked at some signatures ago: what is mined by now gets no envelope.
+        if matches!(replacement, Replacement::Bump(_) | Replacement::Noop(_))
+            && mined(node, transaction).await?.is_some()
+        {
+            return Ok(());
+        }
         match replacement {
             Replacement::Again => self.broadcast(account_nonce, envelope).await,
             Replacement::Wait => {
