@@ -17,16 +17,25 @@ pub fn signature(secret: &[u8], timestamp: &str, body: &[u8]) -> Option<String> 
     Some(format!("v1={}", BASE64_STANDARD.encode(mac.finalize().into_bytes())))
 }
 
+/// What a configuration keeps to itself: "$NAME" for what the environment has, else the text.
+///
+/// # Errors
+/// When the variable is not set.
+pub fn from_environment(field: &str, text: &str) -> Result<String, String> {
+    match text.strip_prefix('$') {
+        Some(name) => env::var(name).map_err(|_| {
+            format!("{field}: the environment has no variable {name}, or it is not set to text")
+        }),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// A base64 secret, or "$NAME" for one in the environment; `field` is its name in the file.
 ///
 /// # Errors
 /// When it is none.
 pub fn secret(field: &str, text: &str) -> Result<Vec<u8>, String> {
-    let value = match text.strip_prefix('$') {
-        Some(name) => env::var(name)
-            .map_err(|_| format!("{field}: the environment has no variable {name}"))?,
-        None => text.to_owned(),
-    };
+    let value = from_environment(field, text)?;
     let secret = BASE64_STANDARD.decode(value).map_err(|_| format!("{field} is not base64"))?;
     if secret.len() < MIN_SECRET {
         return Err(format!("{field} is shorter than {MIN_SECRET} bytes"));

@@ -107,7 +107,7 @@ async fn the_documents_are_those_of_the_protocol() {
     }
 }
 
-/// x402 is in no document while it is off, and back with the switch.
+/// x402 is in no document while it is off, and back with the switch.
 #[tokio::test]
 async fn x402_is_offered_while_it_can_be_paid_with() {
     let (stack, daemon) = public("offered", 1).await;

@@ -162,6 +162,14 @@ async fn what_a_facilitator_refuses_is_released_and_may_be_tried_again() {
     assert_eq!(hub.status(&draft).await, Some(Status::Released));
     assert!(!on_chain(&hub.stack, &draft.authorization).await.1, "it is unused");
 
+    // It has the signature: while it could use it, the call is not paid with a second one.
+    let (second, asked) = (hub.draft(), hub.stub.calls().len());
+    let answer = hub.pay("call-1", &second).await;
+    assert_eq!((answer.status, answer.code()), (503, "SERVICE_DEGRADED"), "{answer:?}");
+    assert_eq!(answer.body["error"]["details"]["settlement"], "settle_pending");
+    assert!(hub.status(&second).await.is_none(), "nothing was reserved");
+    assert_eq!(hub.stub.calls().len(), asked, "nobody was shown it");
+
     // Twice 503: R-065.
     for _ in 0..2 {
         hub.stub.once("verify", Turn::only_says(Reply::Status(503)));

@@ -36,7 +36,7 @@ use tokio::{sync::OnceCell, time::Instant};
 /// Where a test's own commits are, as failpoints go: nowhere.
 pub(crate) const HERE: Point = Point::Enter;
 /// How long anything may take on a busy machine before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The journals that book a log and are not reversed.
 pub(crate) const BOOKED: &str = "journals WHERE reverses IS NULL

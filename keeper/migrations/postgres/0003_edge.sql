@@ -31,6 +31,9 @@ CREATE TABLE agent_calls (
 CREATE INDEX agent_calls_at ON agent_calls (agent_id, at);
 
 CREATE INDEX x402_settlements_agent ON x402_settlements (agent_id, reserved_at);
+-- What a facilitator has seen and not pulled.
+CREATE INDEX x402_settlements_handed ON x402_settlements (agent_id, request_id)
+    WHERE status = 'released' AND mode = 'external';
 
 CREATE TRIGGER agents_no_delete BEFORE DELETE ON agents FOR EACH ROW EXECUTE FUNCTION forbid();
 CREATE TRIGGER agents_no_truncate BEFORE TRUNCATE ON agents FOR EACH STATEMENT EXECUTE FUNCTION forbid();

@@ -10,9 +10,10 @@ use crate::{
     ledger::{JournalRow, LedgerError, LogRow, SettlementRow, Tx},
     lifecycle::Status,
 };
+use foldhash::quality::RandomState;
 use std::{
     collections::HashSet,
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, Hash},
 };
 
 /// A sum of fingerprints in which order does not matter.
@@ -137,13 +138,43 @@ fn class(kind: &str) -> &str {
     }
 }
 
+/// Whether a journal is of the usual form: one account is debited and one credited, by a split several;
+/// and those which neither log nor payment determines are the ones of its kind.
+fn is_in_form(row: &JournalRow<'_>, kind: &str, first: Option<&str>, second: Option<&str>) -> bool {
+    let (Some(first), Some(second)) = (first, second) else { return false };
+    let is_divided = match row.lines {
+        Some(2) => true,
+        Some(3 | 4) => kind == "split",
+        _ => false,
+    };
+    let is_debited_once = row.first_side == Some("debit") && row.booked == row.debits;
+    let moves = |from: &str, to: &str| {
+        first.strip_prefix(from).is_some_and(|whose| second.strip_prefix(to) == Some(whose))
+    };
+    is_divided
+        && is_debited_once
+        && match kind {
+            // What passed through is booked to accounts of its own, which the rules know.
+            "pull" => first == "asset:splitter",
+            "unattributed_inflow" => (first, second) == ("asset:splitter", "suspense:unattributed"),
+            "unattributed_record" => first == "suspense:unattributed",
+            "payout" => second == "asset:splitter",
+            "escrow" => moves("payable:", "escrow:"),
+            "withdrawal" => moves("escrow:", "payable:"),
+            // What is left is held against payments, logs and, by a rule, the shares.
+            "record" | "split" => true,
+            _ => false,
+        }
+}
+
 /// The account that a log determines.
 fn account(log: &LogRow<'_>) -> Option<String> {
     match log.class {
         "SettlementRecorded" | "PaymentSplit" => {
             log.capability.map(|capability| format!("accounted:{capability}"))
         }
-        "outflow" => log.account.map(|recipient| format!("payable:{recipient}")),
+        "outflow" | "ProviderEscrowed" => log.account.map(|account| format!("payable:{account}")),
+        "ProviderWithdrew" => log.account.map(|account| format!("escrow:{account}")),
         _ => None,
     }
 }
@@ -172,32 +203,29 @@ pub(super) async fn books(tx: &mut Tx, keys: &Keys) -> Result<Books, LedgerError
         if kind == "refund_paid" {
             return;
         }
-        // Nothing behind the cursor is held against the mirror, and whoever books has two lines.
-        if !row.is_booked || row.heads != Some(2) {
-            is_plain = false;
-        }
+        // Nothing behind the cursor is held against the mirror.
         if !row.is_booked {
+            is_plain = false;
             return;
         }
         let code = |id: Option<i64>| id.and_then(|id| codes.get(&id)).map(String::as_str);
         let (first, second) = (code(row.first_account), code(row.second_account));
+        is_plain &= is_in_form(&row, kind, first, second);
         let determined = match kind {
             "record" | "unattributed_record" => second,
-            "split" | "payout" => first,
+            "split" | "payout" | "escrow" | "withdrawal" => first,
             _ => None,
         };
-        let place = (row.chain_id, row.splitter, row.tx_hash, row.log_index, row.block_hash);
+        let block = (row.block_number, row.block_hash);
+        let place = (row.chain_id, row.splitter, row.tx_hash, row.log_index, block);
         keys.add(&mut journals, &(place, row.booked, class(kind), determined));
         let log = (row.chain_id, row.tx_hash, row.log_index);
         match kind {
             "pull" => {
-                // What passed through is booked to accounts of its own, which the rules know.
-                is_plain &= first == Some("asset:splitter");
                 let booked = (log, row.settlement_id, row.booked, second);
                 keys.add(&mut claims.pulls_booked, &booked);
             }
             "record" => keys.add(&mut claims.records_booked, &(log, row.settlement_id, first)),
-            "unattributed_record" if first != Some("suspense:unattributed") => is_plain = false,
             _ => {}
         }
     })
@@ -209,7 +237,7 @@ pub(super) async fn books(tx: &mut Tx, keys: &Keys) -> Result<Books, LedgerError
                 Some(row.splitter),
                 Some(row.tx_hash),
                 Some(row.log_index),
-                Some(row.block_hash),
+                (Some(row.block_number), Some(row.block_hash)),
             );
             let determined = account(&row);
             keys.add(&mut logs, &(place, Some(row.amount), row.class, determined.as_deref()));

@@ -10,11 +10,12 @@ use crate::{
     x402::MicroUsdc,
 };
 use alloy::{hex, primitives::B256};
+use foldhash::quality::RandomState;
 use serde::Deserialize;
 use std::{
     borrow::Cow,
     collections::HashMap,
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, Hash},
 };
 use uuid::Uuid;
 
@@ -94,7 +95,7 @@ struct RebuiltTerms<'r> {
 
 /// The checks that go over events and settlements.
 pub(super) struct Payments {
-    states: HashMap<u128, State>,
+    states: HashMap<u128, State, RandomState>,
     keys: RandomState,
     chain: Check,
     bodies: Check,
@@ -108,8 +109,8 @@ pub(super) struct Payments {
 impl Payments {
     pub(super) fn new(expected: usize) -> Self {
         Self {
-            states: HashMap::with_capacity(expected),
-            keys: RandomState::new(),
+            states: HashMap::with_capacity_and_hasher(expected, RandomState::default()),
+            keys: RandomState::default(),
             chain: Check::new(
                 "events.chain",
                 "each payment's events are numbered without gaps, and each follows from the one \

@@ -144,7 +144,37 @@ pub(super) const BOOKED: &[Rule] = &[
             OR j.kind = 'split' AND p.line = 0
                 AND a.code <> 'accounted:' || coalesce(e.splitter_capability_id, '')
             OR j.kind = 'payout' AND p.line = 0
-                AND a.code <> 'payable:' || coalesce(o.recipient, '')"
+                AND a.code <> 'payable:' || coalesce(o.recipient, '')
+            OR j.kind = 'escrow' AND a.code <> CASE p.line WHEN 0 THEN 'payable:' ELSE 'escrow:' END
+                || coalesce(e.account, '')
+            OR j.kind = 'withdrawal' AND a.code <> CASE p.line WHEN 0 THEN 'escrow:'
+                ELSE 'payable:' END || coalesce(e.account, '')"
+        ),
+    },
+    Rule {
+        name: "journals.lines",
+        promise: "a journal debits one account and credits another, those of its kind; a split \
+                  credits several",
+        count: "SELECT count(*) FROM journals WHERE tx_hash IS NOT NULL AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'kind ' || j.kind || ', line ' || CAST(p.line AS TEXT)
+                || ': a ' || p.side || ' of ' || a.code || ' is not what it has'
+            FROM ",
+            standing!(),
+            " j JOIN postings p ON p.journal_id = j.id JOIN accounts a ON a.id = p.account_id
+            WHERE p.side <> CASE WHEN p.line = 0 OR p.line = 2 AND j.kind <> 'split'
+                THEN 'debit' ELSE 'credit' END
+            OR p.line > CASE WHEN j.kind IN ('pull', 'split') THEN 3 ELSE 1 END
+            OR a.code NOT LIKE CASE j.kind
+                WHEN 'pull' THEN CASE p.line WHEN 2 THEN 'clearing:%'
+                    WHEN 3 THEN 'suspense:unattributed' ELSE '%' END
+                WHEN 'unattributed_inflow' THEN CASE p.line WHEN 0 THEN 'asset:splitter'
+                    ELSE 'suspense:unattributed' END
+                WHEN 'payout' THEN CASE p.line WHEN 1 THEN 'asset:splitter' ELSE '%' END
+                WHEN 'split' THEN CASE p.line WHEN 0 THEN '%' ELSE 'payable:%' END
+                WHEN 'escrow' THEN CASE p.line WHEN 0 THEN 'payable:%' ELSE 'escrow:%' END
+                WHEN 'withdrawal' THEN CASE p.line WHEN 0 THEN 'escrow:%' ELSE 'payable:%' END
+                ELSE '%' END"
         ),
     },
     Rule {
@@ -191,6 +221,7 @@ pub(super) const BOOKED: &[Rule] = &[
             logs!(),
             " l ON l.chain_id = j.chain_id AND l.splitter = j.splitter AND l.tx_hash = j.tx_hash
                 AND l.log_index = j.log_index AND l.block_hash = j.block_hash
+                AND l.block_number = j.block_number
                 AND l.amount = s.booked
                 AND l.class = CASE j.kind WHEN 'pull' THEN 'inflow'
                     WHEN 'unattributed_inflow' THEN 'inflow' WHEN 'payout' THEN 'outflow'
@@ -432,6 +463,36 @@ pub(super) const EVIDENCE: &[Rule] = &[
         ),
     },
     Rule {
+        name: "journals.splits",
+        promise: "a split credits hub and reserve with their shares, and the rest to one provider",
+        count: "SELECT count(*) FROM journals WHERE kind = 'split' AND reverses IS NULL",
+        violations: concat!(
+            "SELECT 'journals ' || j.id, 'it divides otherwise than log '
+                || CAST(j.log_index AS TEXT) || ' of ' || j.tx_hash
+            FROM ",
+            standing!(),
+            " j JOIN splitters t ON t.chain_id = j.chain_id AND t.address = j.splitter
+            JOIN splitter_events e ON e.chain_id = j.chain_id AND e.splitter = j.splitter
+                AND e.tx_hash = j.tx_hash AND e.log_index = j.log_index
+                AND e.event_name = 'PaymentSplit'
+            LEFT JOIN postings p ON p.journal_id = j.id AND p.line > 0
+            LEFT JOIN accounts a ON a.id = p.account_id
+            WHERE j.kind = 'split'
+            GROUP BY j.id, j.log_index, j.tx_hash, e.provider_amount, e.hub_amount,
+                e.reserve_amount, t.hub_treasury, t.network_reserve
+            HAVING count(p.line) <> CASE WHEN e.provider_amount > 0 THEN 1 ELSE 0 END
+                + CASE WHEN e.hub_amount > 0 THEN 1 ELSE 0 END
+                + CASE WHEN e.reserve_amount > 0 THEN 1 ELSE 0 END
+            OR e.hub_amount > 0 AND coalesce(max(CASE WHEN a.code = 'payable:' || t.hub_treasury
+                AND p.line = 1 + CASE WHEN e.provider_amount > 0 THEN 1 ELSE 0 END
+                THEN p.amount_micro END), 0) <> e.hub_amount
+            OR e.reserve_amount > 0 AND coalesce(max(CASE WHEN a.code = 'payable:' || t.network_reserve
+                AND p.line = 1 + CASE WHEN e.provider_amount > 0 THEN 1 ELSE 0 END
+                    + CASE WHEN e.hub_amount > 0 THEN 1 ELSE 0 END
+                THEN p.amount_micro END), 0) <> e.reserve_amount"
+        ),
+    },
+    Rule {
         name: "refunds.payments",
         promise: "a refund is of all of its payment, to its payer, by its provider",
         count: "SELECT count(*) FROM x402_refund_log",
@@ -476,6 +537,29 @@ pub(super) const EVIDENCE: &[Rule] = &[
             due!(),
             " d LEFT JOIN x402_refund_log r ON r.settlement_id = d.settlement_id
             WHERE r.id IS NULL"
+        ),
+    },
+    Rule {
+        name: "refunds.paid",
+        promise: "a refund that is paid is booked once, by its Transfer and of its amount; nothing else is",
+        count: "SELECT count(*) FROM x402_refund_log WHERE state = 'paid'",
+        violations: concat!(
+            "SELECT 'x402_refund_log ' || r.id, 'it is ' || r.state || ' and '
+                || CAST(count(j.id) AS TEXT) || ' journals say that it was paid, or another amount'
+            FROM x402_refund_log r LEFT JOIN journals j ON j.settlement_id = r.settlement_id
+                AND j.kind = 'refund_paid' AND j.reverses IS NULL
+                AND NOT EXISTS (SELECT 1 FROM journals k WHERE k.reverses = j.id)
+            LEFT JOIN ",
+            amounts!(),
+            " d ON d.journal_id = j.id
+            GROUP BY r.id, r.state, r.amount_micro, r.tx_hash, r.log_index
+            HAVING count(j.id) <> CASE r.state WHEN 'paid' THEN 1 ELSE 0 END
+            OR max(d.booked) <> r.amount_micro OR max(j.tx_hash) <> r.tx_hash
+            OR max(j.log_index) <> r.log_index
+            UNION ALL
+            SELECT 'journals ' || j.id, 'the refund that it says was paid is not there'
+            FROM journals j LEFT JOIN x402_refund_log r ON r.settlement_id = j.settlement_id
+            WHERE j.kind = 'refund_paid' AND r.id IS NULL"
         ),
     },
 ];

@@ -1,27 +1,26 @@
 //! The configuration file.
 
 mod agents;
+mod chain;
 mod facilitator;
 mod outbound;
 mod outward;
 mod refunds;
 
 use agents::AuthKind;
+pub(super) use chain::Chain;
 use facilitator::Facilitator;
-pub(super) use outward::Webhook;
-
 use outbound::Outbound;
+pub(super) use outward::Webhook;
 use outward::{Pools, Telemetry};
 use refunds::Refunds;
 
 use crate::{
-    chain,
     edge::{
         AdminToken, AgentPrefix, Caller, Callers, CallsPerMinute, Catalogue, Connections, Hub,
         KeySecret, UpstreamSettings, one_line,
     },
-    eip3009::MULTICALL3,
-    lifecycle::{DEFAULT_PENDING, Limits, MAX_PENDING, Mode},
+    lifecycle::Mode,
     outbound::Guard,
     signer::{KeySource, KmsKey},
     x402::Network,
@@ -43,16 +42,8 @@ use url::Url;
 /// A shorter lease would be lost to an ordinary pause of the process or the database.
 const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 
-/// Blocks of Base come every two seconds, and some late.
-const MIN_SILENCE: Duration = Duration::from_secs(10);
-/// Blocks tell whole seconds.
-const MIN_CLOCK_SKEW: Duration = Duration::from_secs(1);
 /// A pull takes a block at least.
 const MIN_SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many blocks are read again at each new head.
-const MAX_CONFIRMATIONS: u64 = 500;
-/// What KMS signs for an account and region, unless AWS was asked for more.
-const MAX_SIGNATURES_PER_MINUTE: u32 = 60_000;
 
 /// Everything an operator decides. docs/operators.md explains each field; an unknown one is an
 /// error.
@@ -126,146 +117,6 @@ pub(super) struct Http {
     /// How much of its clients it bears with.
     #[serde(default)]
     pub(super) connections: Connections,
-}
-
-/// A chain.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Chain {
-    pub(super) id: u64,
-    /// JSON-RPC endpoints, best first.
-    pub(super) rpc: Vec<Url>,
-    /// A websocket that announces new heads; they are polled all the same.
-    pub(super) ws: Option<Url>,
-    /// Without a new block for so long the chain counts as silent.
-    #[serde(default = "default_max_silence", with = "humantime_serde")]
-    pub(super) max_silence: Duration,
-    /// By how much this machine's clock may be off.
-    #[serde(default = "default_max_clock_skew", with = "humantime_serde")]
-    pub(super) max_clock_skew: Duration,
-    /// How often the head is looked at.
-    #[serde(default = "default_poll_interval", with = "humantime_serde")]
-    pub(super) poll_interval: Duration,
-    /// Confirmations before a pull is recorded.
-    #[serde(default = "default_record_confirmations")]
-    pub(super) record_confirmations: u64,
-    /// Confirmations before a payment is confirmed and booked.
-    #[serde(default = "default_confirmations")]
-    pub(super) confirmations: u64,
-    /// At most this long between two reconciliations.
-    #[serde(default = "default_reconcile_interval", with = "humantime_serde")]
-    pub(super) reconcile_interval: Duration,
-    /// Most transactions of one key that are under way and not mined.
-    #[serde(default = "default_max_pending")]
-    pub(super) max_pending: u64,
-    /// Contracts that may deploy a payer in its first payment (ERC-6492).
-    #[serde(default)]
-    pub(super) signature_factories: Vec<Address>,
-    /// What each signer may spend.
-    #[serde(default)]
-    pub(super) spending: Spending,
-    #[serde(default)]
-    hints: Hints,
-    #[serde(default)]
-    pub(super) signing: Signing,
-}
-
-/// What each signer may spend on fees, wei; `keeper tx limits` changes it at run time.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Spending {
-    /// Most that a new transaction may cost.
-    transaction_wei: u64,
-    /// Most that a transaction may cost that has its account nonce already.
-    hard_transaction_wei: u64,
-    /// Most that the transactions of 24 hours may cost.
-    day_wei: u64,
-    /// What must be left of the balance when everything under way is paid.
-    low_balance_wei: u64,
-}
-
-impl Default for Spending {
-    fn default() -> Self {
-        Self {
-            transaction_wei: 2_000_000_000_000_000,
-            hard_transaction_wei: 6_000_000_000_000_000,
-            day_wei: 100_000_000_000_000_000,
-            low_balance_wei: 5_000_000_000_000_000,
-        }
-    }
-}
-
-impl Spending {
-    fn check(&self) -> Result<(), String> {
-        if self.hard_transaction_wei < self.transaction_wei {
-            return Err(
-                "spending.hard_transaction_wei must be at least spending.transaction_wei: \
-                        what is begun must be finished"
-                    .to_owned(),
-            );
-        }
-        Ok(())
-    }
-
-    /// For the outbox.
-    pub(super) const fn limits(&self) -> Limits {
-        Limits {
-            transaction: self.transaction_wei,
-            hard_transaction: self.hard_transaction_wei,
-            day: self.day_wei,
-            low_balance: self.low_balance_wei,
-        }
-    }
-}
-
-impl Chain {
-    /// Some contracts are no factories: what they are called with would not deploy anybody.
-    fn check_factories(&self) -> Result<(), String> {
-        let usdc = Network::from_chain_id(self.id).map(|network| network.usdc().address);
-        let others = [Some(Address::ZERO), Some(MULTICALL3), usdc];
-        let wrong = |factory: &&Address| others.contains(&Some(**factory));
-        match self.signature_factories.iter().find(wrong) {
-            None => Ok(()),
-            Some(factory) => Err(format!(
-                "chain {}: {factory} in signature_factories is no wallet factory",
-                self.id
-            )),
-        }
-    }
-
-    /// For the chain's client.
-    pub(super) fn hints(&self) -> chain::Hints {
-        chain::Hints {
-            send_sync: self.hints.send_sync,
-            preconfirmations: self.hints.preconfirmations.clone(),
-        }
-    }
-}
-
-/// Ways to hear of a transaction sooner. None changes what is booked.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Hints {
-    /// Whether a send waits for inclusion, where nodes can do that.
-    #[serde(default)]
-    send_sync: bool,
-    /// An endpoint that shows receipts of blocks which are not sealed yet.
-    preconfirmations: Option<Url>,
-}
-
-/// Bounds of what the keys of a chain do.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Signing {
-    /// Most signatures of one key in any minute.
-    #[serde(default = "default_max_signatures_per_minute")]
-    pub(super) max_signatures_per_minute: u32,
-}
-
-impl Default for Signing {
-    fn default() -> Self {
-        Self { max_signatures_per_minute: default_max_signatures_per_minute() }
-    }
 }
 
 /// Whether a Splitter takes new payments.
@@ -368,11 +219,6 @@ impl TryFrom<WrittenKey> for Key {
     }
 }
 
-/// Ten a second; Base mines twelve transactions of a key every two seconds at the most.
-const fn default_max_signatures_per_minute() -> u32 {
-    600
-}
-
 const fn default_lease_time() -> Duration {
     Duration::from_secs(15)
 }
@@ -383,36 +229,6 @@ const fn default_settle_timeout() -> Duration {
 
 const fn default_max_timeout_seconds() -> u64 {
     60
-}
-
-const fn default_poll_interval() -> Duration {
-    Duration::from_secs(1)
-}
-
-/// Thirty blocks of Base.
-const fn default_max_silence() -> Duration {
-    Duration::from_secs(60)
-}
-
-const fn default_max_clock_skew() -> Duration {
-    Duration::from_secs(5)
-}
-
-const fn default_max_pending() -> u64 {
-    DEFAULT_PENDING
-}
-
-const fn default_record_confirmations() -> u64 {
-    1
-}
-
-/// C-27: enough for Base; testnets may do with less.
-const fn default_confirmations() -> u64 {
-    12
-}
-
-const fn default_reconcile_interval() -> Duration {
-    Duration::from_secs(15)
 }
 
 impl Config {
@@ -513,80 +329,10 @@ impl Config {
         }
         let mut chains = BTreeSet::new();
         for chain in &self.chain {
-            if Network::from_chain_id(chain.id).is_none() {
-                return Err(format!(
-                    "chain {} is not Base (8453) or Base Sepolia (84532)",
-                    chain.id
-                ));
-            }
             if !chains.insert(chain.id) {
                 return Err(format!("chain {} is listed twice", chain.id));
             }
-            if chain.rpc.is_empty() {
-                return Err(format!("chain {} has no rpc endpoint", chain.id));
-            }
-            if let Some(url) = &chain.hints.preconfirmations
-                && !["http", "https"].contains(&url.scheme())
-            {
-                return Err(format!(
-                    "chain {}: hints.preconfirmations must be http or https; the websocket of \
-                     flashblocks is not for applications",
-                    chain.id
-                ));
-            }
-            if let Some(url) = &chain.ws
-                && url.scheme() != "wss"
-                && !(url.scheme() == "ws" && self.test_mode)
-            {
-                return Err(format!(
-                    "chain {}: ws must be wss (ws is for test_mode = true)",
-                    chain.id
-                ));
-            }
-            if chain.max_silence < MIN_SILENCE || chain.max_clock_skew < MIN_CLOCK_SKEW {
-                return Err(format!(
-                    "chain {}: max_silence must be at least 10s, max_clock_skew at least 1s",
-                    chain.id
-                ));
-            }
-            if chain.record_confirmations == 0 || chain.confirmations == 0 {
-                return Err(format!("chain {}: confirmations begin at 1", chain.id));
-            }
-            if chain.confirmations > MAX_CONFIRMATIONS
-                || chain.record_confirmations > chain.confirmations
-            {
-                return Err(format!(
-                    "chain {}: confirmations must be at most {MAX_CONFIRMATIONS}, and \
-                     record_confirmations no more than that",
-                    chain.id
-                ));
-            }
-            if !(1..=MAX_PENDING).contains(&chain.max_pending) {
-                return Err(format!(
-                    "chain {}: max_pending must be between 1 and {MAX_PENDING}: nodes take no more \
-                     of one sender",
-                    chain.id
-                ));
-            }
-            chain.spending.check().map_err(|problem| format!("chain {}: {problem}", chain.id))?;
-            if chain.poll_interval.is_zero() || chain.reconcile_interval.is_zero() {
-                return Err(format!("chain {}: intervals must not be zero", chain.id));
-            }
-            chain.check_factories()?;
-            let most = chain.signing.max_signatures_per_minute;
-            if !(1..=MAX_SIGNATURES_PER_MINUTE).contains(&most) {
-                return Err(format!(
-                    "chain {}: signing.max_signatures_per_minute must be between 1 and \
-                     {MAX_SIGNATURES_PER_MINUTE}",
-                    chain.id
-                ));
-            }
-            if chain.reconcile_interval > Duration::from_secs(60) {
-                return Err(format!(
-                    "chain {}: reconcile_interval must be at most 60s (S06 6.2)",
-                    chain.id
-                ));
-            }
+            chain.check(self.test_mode)?;
         }
         self.refunds.check()?;
         if let Some(upstream) = &self.upstream {

@@ -73,7 +73,7 @@ impl Challenge<'_> {
         };
         let remaining = self.remaining.clone().map_or_else(|| json!(0.0), Value::Number);
         let mut details = json!({
-            "required_usdc": usdc(self.price)?,
+            "required_usdc": usdc(self.price),
             "remaining_usdc": remaining,
             "subcause": "x402_or_wallet",
         });
@@ -131,7 +131,7 @@ impl Challenge<'_> {
         if let Some(topup) = &self.topup {
             accepts.push(json!({
                 "scheme": "stripe-wallet",
-                "amount_usd": usdc(self.price)?,
+                "amount_usd": usdc(self.price),
                 "topup_url": self.returning(topup),
             }));
         }
@@ -183,9 +183,8 @@ impl Challenge<'_> {
 
 /// An amount as the JSON number that JECP shows people. It is parsed from decimal text; nothing is
 /// computed with it.
-pub(super) fn usdc(amount: MicroUsdc) -> Result<Value, ApiError> {
-    let number: Number = amount.to_string().parse().map_err(|_| ApiError::Internal)?;
-    Ok(Value::Number(number))
+pub(super) fn usdc(amount: MicroUsdc) -> Value {
+    amount.to_string().parse().map_or(Value::Null, |number: Number| Value::Number(number))
 }
 
 /// A header's value.

@@ -2,7 +2,11 @@
 
 use super::Site;
 use crate::ledger::{ClosureReason, Flag, LedgerError, SplitterRecord, Tx};
-use std::sync::{PoisonError, RwLock};
+use alloy::primitives::B256;
+use std::{
+    collections::BTreeSet,
+    sync::{PoisonError, RwLock},
+};
 
 /// Why no payment is begun at a Splitter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +35,26 @@ impl Shut {
 /// What was seen last, for those who must not wait for the ledger.
 #[derive(Debug, Default)]
 pub struct Intake {
-    shut: RwLock<Option<Shut>>,
+    seen: RwLock<Seen>,
+}
+
+/// What the ledger said.
+#[derive(Debug, Default)]
+struct Seen {
+    shut: Option<Shut>,
+    /// Capabilities that are not sold because too many of their calls fail.
+    held: BTreeSet<B256>,
 }
 
 impl Intake {
     /// Why nothing is begun, if it is so.
     pub fn shut(&self) -> Option<Shut> {
-        self.shut.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).shut.clone()
+    }
+
+    /// Whether a capability is not sold because too many of its calls fail.
+    pub fn is_held(&self, capability: B256) -> bool {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).held.contains(&capability)
     }
 
     /// Whether an operator takes no payments.
@@ -69,9 +86,12 @@ impl Site {
     /// # Errors
     /// When the ledger does not answer; what was seen last stays.
     pub async fn refresh_intake(&self) -> Result<(), LedgerError> {
+        let SplitterRecord { chain_id, address, .. } = self.splitter;
         let mut tx = self.ledger.read().await?;
         let shut = self.shut(&mut tx).await?;
-        *self.intake.shut.write().unwrap_or_else(PoisonError::into_inner) = shut;
+        let holds = tx.capability_holds(chain_id, address).await?;
+        let held = holds.into_iter().map(|hold| hold.capability).collect();
+        *self.intake.seen.write().unwrap_or_else(PoisonError::into_inner) = Seen { shut, held };
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Edge, PaymentMethods, Site, Sunset, Tier, TrustRoot,
-    agent::Caller,
+    agent::Invoker,
     capability::{Capability, Registration},
     challenge::{Challenge, Tongue, header_text, usdc},
     envelope::{Invocation, MAX_BODY_BYTES, check_media_type},
@@ -105,7 +105,7 @@ async fn answer<'a>(
     let invocation = Invocation::parse(&body)?;
     asked.id = Some(invocation.id.clone());
     let invocation = Arc::new(invocation.keyed(headers)?);
-    let caller = Caller::identify(edge, headers, &invocation).await?;
+    let caller = Invoker::identify(edge, headers, &invocation).await?;
     let capability = find(edge, &invocation)?;
     asked.capability = Some(capability);
     let admitted = caller.admit(edge, capability).await;
@@ -198,7 +198,7 @@ async fn refusal(call: &Call<'_>) -> Result<Option<ApiError>, ApiError> {
 }
 
 /// A call without payment: from the caller's wallet, if he has one, else its price.
-async fn unpaid(edge: &Edge, caller: &Caller, call: &Call<'_>) -> Result<Response, ApiError> {
+async fn unpaid(edge: &Edge, caller: &Invoker, call: &Call<'_>) -> Result<Response, ApiError> {
     let Call { capability, invocation, headers, body } = call;
     let tongue = Tongue::of(headers);
     let upstream = edge.upstream.as_ref().filter(|_| capability.methods.take_stripe());
@@ -214,7 +214,7 @@ async fn unpaid(edge: &Edge, caller: &Caller, call: &Call<'_>) -> Result<Respons
         }
     }
     let offer = match capability.methods.take_x402() {
-        true => offer(edge, capability).await.map(Some),
+        true => offer(edge, capability).map(Some),
         false => Ok(None),
     };
     let offer = match (offer, upstream) {
@@ -235,10 +235,10 @@ async fn unpaid(edge: &Edge, caller: &Caller, call: &Call<'_>) -> Result<Respons
 /// A wallet does not pay for a request for which an x402 payment is on its way, or came in (C-55).
 async fn not_paid_already(
     edge: &Edge,
-    caller: &Caller,
+    caller: &Invoker,
     invocation: &Invocation,
 ) -> Result<(), ApiError> {
-    let (Caller::Agent(agent), Some(site)) = (caller, edge.health.site()) else { return Ok(()) };
+    let (Invoker::Agent(agent), Some(site)) = (caller, edge.health.site()) else { return Ok(()) };
     let found = async {
         let mut tx = site.ledger.read().await?;
         tx.settlement_by_request(agent.id(), invocation.request_id()).await
@@ -253,13 +253,14 @@ async fn not_paid_already(
     }
 }
 
-/// What is asked for with x402, if a payment would be taken now.
-async fn offer(edge: &Edge, capability: &Capability) -> Result<Offer, ApiError> {
+/// What is asked for with x402, if a payment would be taken now, by what was seen of the ledger last;
+/// who pays is told by the ledger itself.
+fn offer(edge: &Edge, capability: &Capability) -> Result<Offer, ApiError> {
     let site = edge.health.site().ok_or_else(closed)?;
     if let Some(shut) = site.intake.shut() {
         return Err(ApiError::Degraded(shut.message().to_owned()));
     }
-    if site.is_held(capability).await.map_err(|error| ledger_down(&error))? {
+    if site.intake.is_held(capability.id) {
         return Err(ApiError::NotSold);
     }
     if site.registrations.get(capability.id) != Some(Registration::Active) {
@@ -383,7 +384,7 @@ fn completed(
         "billing": {
             "method": "x402",
             "charged": !paid.replayed,
-            "cost_usdc": usdc(paid.amount)?,
+            "cost_usdc": usdc(paid.amount),
             "transaction_id": paid.settlement,
             "x402": {
                 "settlement_tx": paid.pull.tx_hash,

@@ -30,6 +30,7 @@ mod refused;
 mod schema;
 mod server;
 mod site;
+mod token;
 mod trace;
 mod upstream;
 

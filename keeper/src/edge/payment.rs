@@ -2,7 +2,7 @@
 
 use super::{
     Edge, Site,
-    agent::Caller,
+    agent::Invoker,
     capability::Capability,
     checks::{self, check_chain, check_passing, recovering},
     delivery::deliver,
@@ -91,7 +91,7 @@ fn ledger_lost(error: &LedgerError) -> ApiError {
 pub(super) async fn settle(
     edge: &Edge,
     site: &Site,
-    caller: &Caller,
+    caller: &Invoker,
     capability: &Capability,
     invocation: &Invocation,
     payment: &Payment,
@@ -366,6 +366,11 @@ fn answer(
         Reservation::Joined(settlement) => {
             DUPLICATE_PREVENTED_TOTAL.add(1, ["joined"]);
             Ok(Reserved { settlement, is_new })
+        }
+        // A facilitator that refused the first one could still pull it.
+        Reservation::PaidOtherwise(first) if first.status == Status::Released => {
+            DUPLICATE_PREVENTED_TOTAL.add(1, ["paid_otherwise"]);
+            Err(ApiError::Pending { status: Status::SettlePending, tx_hash: None })
         }
         Reservation::PaidOtherwise(settlement) => {
             DUPLICATE_PREVENTED_TOTAL.add(1, ["paid_otherwise"]);

@@ -1,7 +1,7 @@
 //! `POST /v1/refunds/request`: an agent asks for a payment back that came to nothing. What is due is
 //! asked for without it, too; this says how it stands. Nothing that was served is given back here.
 
-use super::{Edge, Site, agent::Caller, error::ApiError, payment::ledger_down};
+use super::{Edge, Site, agent::Invoker, error::ApiError, payment::ledger_down};
 use crate::{
     eip3009::{Authorization, Unverified, domain},
     failpoint::Point,
@@ -103,7 +103,7 @@ async fn own_payment(
     headers: &HeaderMap,
     tx_hash: B256,
 ) -> Result<Settlement, ApiError> {
-    if let Caller::Agent(agent) = Caller::of_headers(edge, headers).await? {
+    if let Invoker::Agent(agent) = Invoker::of_headers(edge, headers).await? {
         let found = async {
             let mut tx = site.ledger.read().await?;
             tx.settlements_of_pull(site.network.chain_id(), tx_hash).await

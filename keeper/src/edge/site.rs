@@ -94,16 +94,6 @@ impl Site {
         [self.puller.unwrap_or(settler), settler]
     }
 
-    /// Whether a capability is not sold because too many of its calls fail.
-    ///
-    /// # Errors
-    /// When the ledger does not answer.
-    pub async fn is_held(&self, capability: &Capability) -> Result<bool, LedgerError> {
-        let SplitterRecord { chain_id, address, .. } = self.splitter;
-        let mut tx = self.ledger.read().await?;
-        tx.capability_is_held(chain_id, address, capability.id).await
-    }
-
     /// Whether the mirror has seen nearly everything that the chain has: else a pull could be
     /// overlooked.
     ///

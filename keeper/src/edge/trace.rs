@@ -1,7 +1,7 @@
 //! `GET /v1/traces/{trace_id}`: everything that the ledger knows of one payment. It tells who bought
 //! what, so it is for the operator.
 
-use super::Edge;
+use super::{Edge, token::refusal};
 use alloy::primitives::B256;
 use axum::{
     Json,
@@ -9,7 +9,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn trace(
@@ -17,25 +16,22 @@ pub(super) async fn trace(
     Path(trace_id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(refusal) = edge.admit(&headers) {
-        return *refusal;
+    if let Err(refused) = edge.admit(&headers) {
+        return *refused;
     }
-    let error = |status: StatusCode, code: &str, message: &str| {
-        (status, Json(json!({"error": {"code": code, "message": message}}))).into_response()
-    };
     let Ok(trace_id) = trace_id.parse::<B256>() else {
-        return error(StatusCode::BAD_REQUEST, "INVALID_TRACE_ID", "0x and 64 hex digits");
+        return *refusal(StatusCode::BAD_REQUEST, "INVALID_TRACE_ID", "0x and 64 hex digits");
     };
     let Some(site) = edge.health.site() else {
-        return error(StatusCode::SERVICE_UNAVAILABLE, "STARTING", "not there yet; see /readyz");
+        return *refusal(StatusCode::SERVICE_UNAVAILABLE, "STARTING", "not there yet; see /readyz");
     };
     let found = async { site.ledger.read().await?.trace(trace_id).await };
     match found.await {
         Ok(Some(trace)) => ([(header::CACHE_CONTROL, "no-store")], Json(trace)).into_response(),
-        Ok(None) => error(StatusCode::NOT_FOUND, "UNKNOWN_TRACE", "no payment has this trace"),
+        Ok(None) => *refusal(StatusCode::NOT_FOUND, "UNKNOWN_TRACE", "no payment has this trace"),
         Err(failure) => {
             tracing::warn!(%trace_id, error = %failure, "cannot read a trace");
-            error(StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "try again")
+            *refusal(StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "try again")
         }
     }
 }

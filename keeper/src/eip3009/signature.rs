@@ -4,6 +4,7 @@
 
 use crate::x402::Subcause;
 use alloy::{
+    consensus::crypto::secp256k1::recover_signer_unchecked,
     primitives::{Address, B256, Bytes, Signature, b256},
     sol,
     sol_types::{SolCall, SolValue},
@@ -52,7 +53,7 @@ impl PayerSignature {
     /// [`Subcause::SignatureInvalid`] when nobody needs to be asked.
     pub(super) fn read(bytes: &Bytes, hash: &B256, payer: Address) -> Result<Self, Subcause> {
         if let Some(signature) = of_a_key(bytes)
-            && signature.recover_address_from_prehash(hash).is_ok_and(|signer| signer == payer)
+            && recover_signer_unchecked(&signature, *hash).is_ok_and(|signer| signer == payer)
         {
             return match signature.normalize_s() {
                 None => Ok(Self::Key(signature)),

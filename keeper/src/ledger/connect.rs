@@ -2,7 +2,7 @@
 
 use super::{LedgerError, Listener, Result, Topic, Tx, lock::LockFile, signal::Signals};
 use sqlx::{
-    PgPool, Row, SqlitePool,
+    Connection, PgPool, Row, SqlitePool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -15,6 +15,8 @@ const SCHEMA: &str = "jecp";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a writer waits for another on SQLite.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was not used for so long is asked first whether it is alive.
+const MAX_IDLE: Duration = Duration::from_secs(1);
 /// Connections per process.
 const MAX_CONNECTIONS: u32 = 16;
 
@@ -128,6 +130,16 @@ impl Ledger {
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // What was used a moment ago is not asked whether it is alive.
+            .test_before_acquire(false)
+            .before_acquire(|connection, seen| {
+                Box::pin(async move {
+                    if seen.idle_for > MAX_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(options)
             .await?;
         let durable: String =

@@ -8,6 +8,7 @@ use super::{
 use crate::lifecycle::event_hash;
 use alloy::primitives::B256;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 /// One event as stored.
@@ -60,9 +61,33 @@ impl TraceEvent {
     }
 }
 
+/// An event's body in JCS form, so that its hash can be recomputed from its meaning, and that hash,
+/// which chains it to the one before.
+struct Link {
+    body: String,
+    hash: B256,
+}
+
+impl Link {
+    fn new<B: Serialize>(
+        previous: B256,
+        n: i64,
+        kind: &str,
+        state: &str,
+        body: &B,
+    ) -> Result<Self> {
+        let body = String::from_utf8(serde_json_canonicalizer::to_vec(body)?).map_err(|_| {
+            LedgerError::OutOfRange { what: "event body", value: "not UTF-8".to_owned() }
+        })?;
+        let number = u32::try_from(n)
+            .map_err(|_| LedgerError::OutOfRange { what: "event number", value: n.to_string() })?;
+        let hash = event_hash(previous, number, state, kind, body.as_bytes());
+        Ok(Self { body, hash })
+    }
+}
+
 impl Tx {
-    /// Appends an event to a settlement's log. `body` is written in JCS form, so that its hash can
-    /// be recomputed from its meaning.
+    /// Appends an event to a settlement's log.
     pub(super) async fn append_event<B: Serialize>(
         &mut self,
         settlement: Uuid,
@@ -100,29 +125,44 @@ impl Tx {
             Some(last) => (last.n.saturating_add(1), hash("settlement_events.hash", &last.hash)?),
             None => (0, trace_id),
         };
-        self.insert_event(settlement, (n, previous), kind, state, body).await
-    }
-
-    /// Inserts event `n`, whose hash chains it to the one before.
-    pub(super) async fn insert_event<B: Serialize>(
-        &mut self,
-        settlement: Uuid,
-        (n, previous): (i64, B256),
-        kind: &str,
-        state: &str,
-        body: &B,
-    ) -> Result<()> {
         const INSERT: &str = "INSERT INTO settlement_events
             (settlement_id, n, kind, state, body, prev_hash, hash, at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        let body = String::from_utf8(serde_json_canonicalizer::to_vec(body)?).map_err(|_| {
-            LedgerError::OutOfRange { what: "event body", value: "not UTF-8".to_owned() }
-        })?;
-        let number = u32::try_from(n)
-            .map_err(|_| LedgerError::OutOfRange { what: "event number", value: n.to_string() })?;
-        let hash = event_hash(previous, number, state, kind, body.as_bytes());
+        let Link { body, hash: linked } = Link::new(previous, n, kind, state, body)?;
         let id = settlement.to_string();
-        execute!(self, INSERT, &id, n, kind, state, &body, hex(previous), hex(hash), now())?;
+        execute!(self, INSERT, &id, n, kind, state, &body, hex(previous), hex(linked), now())?;
+        Ok(())
+    }
+
+    /// Begins the log of a settlement with two events, in one statement. Each is a kind, a state and a
+    /// body.
+    pub(super) async fn begin_events(
+        &mut self,
+        settlement: Uuid,
+        trace_id: B256,
+        events: [(&str, &str, &Value); 2],
+    ) -> Result<()> {
+        const INSERT: &str = "INSERT INTO settlement_events
+            (settlement_id, n, kind, state, body, prev_hash, hash, at)
+            VALUES ($1, 0, $2, $3, $4, $5, $6, $10), ($1, 1, $7, $8, $9, $6, $11, $10)";
+        let [(first_kind, first_state, first), (second_kind, second_state, second)] = events;
+        let first = Link::new(trace_id, 0, first_kind, first_state, first)?;
+        let second = Link::new(first.hash, 1, second_kind, second_state, second)?;
+        execute!(
+            self,
+            INSERT,
+            settlement.to_string(),
+            first_kind,
+            first_state,
+            &first.body,
+            hex(trace_id),
+            hex(first.hash),
+            second_kind,
+            second_state,
+            &second.body,
+            now(),
+            hex(second.hash),
+        )?;
         Ok(())
     }
 

@@ -39,6 +39,7 @@ mod rebuilt;
 mod refund_steps;
 mod refunds;
 mod rereads;
+mod reservations;
 mod reversals;
 mod scan;
 mod seals;
@@ -82,12 +83,10 @@ pub use query::Tx;
 pub use rebuilt::RebuiltSettlement;
 pub use refunds::{Refund, RefundQuery, Requested};
 pub use rereads::Reread;
+pub use reservations::{Identity, NewSettlement, Reservation, Sale};
 pub use scan::{AttemptRow, EnvelopeRow, EventRow, JournalRow, LogRow, SettlementRow};
 pub use seals::{MAX_SEALED, Seal, Sealed};
-pub use settlements::{
-    Identity, KeeperEvidence, NewSettlement, OpenPayments, Reservation, Sale, Settlement,
-    SettlementQuery, Shares,
-};
+pub use settlements::{KeeperEvidence, OpenPayments, Settlement, SettlementQuery, Shares};
 pub use sightings::TokenSighting;
 pub use signal::{Listener, Topic};
 pub use signers::{Quarantine, SignerRecord, Spending};

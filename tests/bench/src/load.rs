@@ -1,5 +1,5 @@
 //! A load generator that costs little: prepared requests over kept connections, on a thread of its own,
-//! and of each answer nothing is read but its length and one word.
+//! and of each answer nothing is looked at but its status and one word.
 
 use std::{
     net::SocketAddr,
@@ -14,8 +14,17 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What every answer must have in its body.
-const GOOD: &[u8] = b"\"isValid\":true";
+/// What every answer must be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// What its body begins with, or has near its beginning.
+    pub(crate) word: &'static str,
+}
+
+/// Where that word stands at the latest.
+const BEGINNING: usize = 256;
 
 /// How long it took.
 #[derive(Debug)]
@@ -35,11 +44,11 @@ impl Load {
     }
 }
 
-/// An HTTP request with a JSON body.
-pub(crate) fn post(path: &str, token: &str, body: &str) -> Vec<u8> {
+/// An HTTP request with a JSON body; `headers` are whole lines.
+pub(crate) fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
-         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+         {headers}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -50,20 +59,24 @@ pub(crate) async fn send(
     to: SocketAddr,
     requests: Vec<Vec<u8>>,
     connections: usize,
+    expected: Expected,
 ) -> eyre::Result<Load> {
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(all(to, requests, connections))
+        runtime.block_on(all(to, requests, connections, expected))
     };
     tokio::task::spawn_blocking(work).await?
 }
 
-async fn all(to: SocketAddr, requests: Vec<Vec<u8>>, connections: usize) -> eyre::Result<Load> {
+async fn all(
+    to: SocketAddr,
+    requests: Vec<Vec<u8>>,
+    connections: usize,
+    expected: Expected,
+) -> eyre::Result<Load> {
     let mut open = Vec::new();
     for _ in 0..connections {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
-        open.push(stream);
+        open.push(connect(to).await?);
     }
     let (requests, next) = (Arc::new(requests), Arc::new(AtomicUsize::new(0)));
     let began = Instant::now();
@@ -75,8 +88,7 @@ async fn all(to: SocketAddr, requests: Vec<Vec<u8>>, connections: usize) -> eyre
             let mut buffer = Vec::with_capacity(4_096);
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let asked = Instant::now();
-                stream.write_all(request).await?;
-                answer(&mut stream, &mut buffer).await?;
+                ask(&mut stream, request, &mut buffer, expected).await?;
                 each.push(asked.elapsed());
             }
             Ok::<_, eyre::Report>(each)
@@ -89,27 +101,41 @@ async fn all(to: SocketAddr, requests: Vec<Vec<u8>>, connections: usize) -> eyre
     Ok(Load { took: began.elapsed(), each })
 }
 
-/// Reads one answer and asserts that it is a good one.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> eyre::Result<()> {
-    buffer.clear();
-    loop {
-        if let Some(end) = find(buffer, b"\r\n\r\n") {
-            let (head, body) = buffer.split_at(end.saturating_add(4));
-            let head = std::str::from_utf8(head)?.to_ascii_lowercase();
-            let length: usize = head
-                .split_once("content-length: ")
-                .and_then(|(_, rest)| rest.lines().next()?.parse().ok())
-                .ok_or_else(|| eyre::eyre!("an answer without content-length: {head}"))?;
-            if body.len() >= length {
-                let good = find(body, GOOD).is_some();
-                eyre::ensure!(good, "refused: {head}{}", String::from_utf8_lossy(body));
-                return Ok(());
-            }
-        }
-        eyre::ensure!(stream.read_buf(buffer).await? > 0, "the connection was closed");
-    }
+pub(crate) async fn connect(to: SocketAddr) -> eyre::Result<TcpStream> {
+    let stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
-fn find(text: &[u8], word: &[u8]) -> Option<usize> {
-    text.windows(word.len()).position(|window| window == word)
+/// Sends one request, reads its answer and asserts that it is the expected one.
+pub(crate) async fn ask(
+    stream: &mut TcpStream,
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+    expected: Expected,
+) -> eyre::Result<()> {
+    stream.write_all(request).await?;
+    buffer.clear();
+    loop {
+        eyre::ensure!(stream.read_buf(buffer).await? > 0, "the connection was closed");
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut head = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(end) = head.parse(buffer)? else { continue };
+        let length = head.headers.iter().find(|it| it.name.eq_ignore_ascii_case("content-length"));
+        let length = length.ok_or_else(|| eyre::eyre!("an answer without content-length"))?;
+        let length: usize = std::str::from_utf8(length.value)?.parse()?;
+        let body = buffer.get(end..).unwrap_or_default();
+        if body.len() < length {
+            continue;
+        }
+        let beginning = body.get(..BEGINNING.min(body.len())).unwrap_or_default();
+        let is_good =
+            beginning.windows(expected.word.len()).any(|window| window == expected.word.as_bytes());
+        eyre::ensure!(
+            is_good && head.code == Some(expected.status),
+            "refused: {}",
+            String::from_utf8_lossy(buffer)
+        );
+        return Ok(());
+    }
 }

@@ -2,8 +2,10 @@
 //! runs several times, and enters median, minimum and maximum into one report:
 //! target/bench/report.json and target/bench/report.md.
 
+mod challenge;
 mod ingest;
 mod load;
+mod memory;
 mod million;
 mod payer;
 mod record;
@@ -29,6 +31,8 @@ enum Case {
     Million,
     /// Payments verified for resource servers, beside the npm facilitator.
     Verify,
+    /// Unpaid calls, and ten thousand connections that stay open.
+    Challenge,
 }
 
 /// Measure the keeper.
@@ -79,6 +83,7 @@ async fn main() -> eyre::Result<()> {
             Case::Ingest => ingest::measure(&ground).await?,
             Case::Million => million::measure(&ground).await?,
             Case::Verify => verify::measure(&ground).await?,
+            Case::Challenge => challenge::measure(&ground).await?,
         };
         report.add(&figures);
         if ground.divide == 1 {

@@ -4,7 +4,7 @@
 
 use crate::{
     Ground,
-    load::{Load, post, send},
+    load::{Expected, Load, post, send},
     payer::{IN_ADVANCE, authorize},
     report::{Figure, percentile},
 };
@@ -85,9 +85,14 @@ async fn run(
 ) -> eyre::Result<Load> {
     let mut requests = Vec::new();
     for (_, payer) in (0..count.max(1)).zip(payers.iter().cycle()) {
-        requests.push(post("/verify", TOKEN, &order(stack, payer)?));
+        requests.push(post(
+            "/verify",
+            &format!("Authorization: Bearer {TOKEN}\r\n"),
+            &order(stack, payer)?,
+        ));
     }
-    send(to, requests, connections).await
+    let valid = Expected { status: 200, word: "\"isValid\":true" };
+    send(to, requests, connections, valid).await
 }
 
 /// A body as resource servers of version 2 send it.

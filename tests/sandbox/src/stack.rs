@@ -21,7 +21,7 @@ use std::{
 use tokio::{process::Command, time::Instant};
 
 /// How long a daemon may take to get ready on a busy machine.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(150);
 /// How often another port is tried when somebody else was faster.
 const PORT_ATTEMPTS: u32 = 5;
 /// Price of a call of demo/echo, micro-USDC.
@@ -398,14 +398,18 @@ impl Daemon {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> eyre::Result<u32> {
+        Ok(fs::read_to_string(&self.pid)?.trim().parse()?)
+    }
+
     /// Sends it a signal: "KILL" ends it as a crash does, "TERM" asks it to stop, "STOP" and "CONT"
     /// pause and wake it.
     pub async fn signal(&self, name: &str) -> eyre::Result<()> {
-        let id = fs::read_to_string(&self.pid)?;
+        let id = self.id()?.to_string();
         // The shell's own kill: the program is in a package that small systems lack.
         let script = "kill -s \"$1\" \"$2\"";
-        let status =
-            Command::new("sh").args(["-c", script, "sh", name, id.trim()]).status().await?;
+        let status = Command::new("sh").args(["-c", script, "sh", name, &id]).status().await?;
         eyre::ensure!(status.success(), "no such process: {id}");
         Ok(())
     }

@@ -72,6 +72,9 @@ async fn tamperings(url: &str) -> Vec<Tampering> {
     let first_of_a = one(url, &first_of_a).await;
     let journal = format!("SELECT id FROM journals WHERE settlement_id = '{a}' AND kind = 'pull'");
     let journal = one(url, &journal).await;
+    let record = format!("SELECT id FROM journals WHERE settlement_id = '{a}' AND kind = 'record'");
+    let record = one(url, &record).await;
+    let split = one(url, "SELECT min(id) FROM journals WHERE kind = 'split'").await;
     let account = "SELECT CAST(id AS TEXT) FROM accounts WHERE code = 'suspense:unattributed'
         OR code LIKE 'clearing:%' ORDER BY code LIMIT 1";
     let account = one(url, account).await;
@@ -232,6 +235,52 @@ async fn tamperings(url: &str) -> Vec<Tampering> {
             ),
             "journals.cite",
             &format!("journals {journal}"),
+        ),
+        tampering(
+            "journal's block",
+            format!("UPDATE journals SET block_number = block_number - 1 WHERE id = '{journal}'"),
+            "journals.cite",
+            &format!("journals {journal}"),
+        ),
+        tampering(
+            "journal of a block that is to come",
+            format!("UPDATE journals SET block_number = 99999999 WHERE id = '{journal}'"),
+            "journals.booked",
+            &format!("journals {journal}"),
+        ),
+        tampering(
+            "payment of a record",
+            format!("UPDATE journals SET settlement_id = '{b}' WHERE id = '{record}'"),
+            "journals.records",
+            &format!("journals {record}"),
+        ),
+        tampering(
+            "sides of a journal",
+            format!(
+                "UPDATE postings SET side = CASE side WHEN 'debit' THEN 'credit' ELSE 'debit' END
+                 WHERE journal_id = '{record}'"
+            ),
+            "journals.lines",
+            &format!("journals {record}"),
+        ),
+        tampering(
+            "further lines that balance",
+            format!(
+                "INSERT INTO postings (journal_id, line, account_id, side, amount_micro)
+                 SELECT journal_id, line + 2, account_id, side, amount_micro FROM postings
+                 WHERE journal_id = '{record}'"
+            ),
+            "journals.lines",
+            &format!("journals {record}"),
+        ),
+        tampering(
+            "shares of a split",
+            format!(
+                "UPDATE postings SET amount_micro = amount_micro + CASE line WHEN 2 THEN 1 ELSE -1 END
+                 WHERE journal_id = '{split}' AND line IN (2, 3)"
+            ),
+            "journals.splits",
+            &format!("journals {split}"),
         ),
         tampering(
             "account's total",

@@ -1,7 +1,7 @@
 //! What the operator does over HTTP: move a switch, have a log looked at again, see
 //! whether what was attributed agrees. Each is also a command: `keeper flags`, `replay`, `reconcile`.
 
-use super::{answer_error, bad_request, starting, unavailable};
+use super::{bad_request, refusal, starting, unavailable};
 use crate::{
     edge::{Edge, Site},
     failpoint::Point,
@@ -99,7 +99,7 @@ async fn replay(edge: &Edge, request: Request) -> Result<Box<Response>, Box<Resp
         find(&site, tx_hash, log_index).await.map_err(|error| unavailable("replay-log", &error))?;
     let Some(found) = found else {
         let what = "it is not mined, or no log of the active Splitter that the ledger keeps";
-        return Err(answer_error(StatusCode::NOT_FOUND, "UNKNOWN_LOG", what));
+        return Err(refusal(StatusCode::NOT_FOUND, "UNKNOWN_LOG", what));
     };
     let (status, told) =
         look_again(&site, &found).await.map_err(|error| unavailable("replay-log", &error))?;

@@ -4,13 +4,14 @@
 //! hub's secret the table lets nobody try a key, and with it there is nothing to guess.
 
 use super::{mandate::Mandate, refusal::Refusal};
+use crate::shared_secret::from_environment;
 use alloy::{hex, primitives::B256};
 use axum::http::HeaderMap;
 use hmac::{Hmac, Mac};
 use rand::{Rng, rngs::OsRng};
 use serde::Deserialize;
 use sha2::Sha256;
-use std::{env, fmt};
+use std::fmt;
 use subtle::ConstantTimeEq;
 
 const X_AGENT_ID: &str = "x-agent-id";
@@ -33,11 +34,7 @@ impl TryFrom<String> for KeySecret {
 
     /// The secret itself, or "$NAME" for one in the environment.
     fn try_from(text: String) -> Result<Self, String> {
-        let secret = match text.strip_prefix('$') {
-            Some(name) => env::var(name)
-                .map_err(|_| format!("agent_key_secret: the environment has no variable {name}"))?,
-            None => text,
-        };
+        let secret = from_environment("agent_key_secret", &text)?;
         if secret.len() < MIN_SECRET {
             return Err(format!("agent_key_secret must have at least {MIN_SECRET} characters"));
         }

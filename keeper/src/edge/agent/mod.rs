@@ -45,7 +45,7 @@ pub enum Auth {
 
 /// Who makes a call.
 #[derive(Debug, Clone)]
-pub(super) enum Caller {
+pub(super) enum Invoker {
     /// Whoever pays.
     Payer,
     /// An agent of this hub.
@@ -68,7 +68,7 @@ impl Agent {
     }
 }
 
-impl Caller {
+impl Invoker {
     /// Who calls: key, then the mandate's end, then its provenance. A provenance is used up by
     /// this, whatever becomes of the call (C-77).
     pub(super) async fn identify(

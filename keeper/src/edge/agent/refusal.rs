@@ -1,9 +1,9 @@
 //! What an agent is told that may not call (S03 3.1 to 3.5).
 
 use super::{provenance::Mismatch, rate::Limited, trust::Tier};
-use crate::x402::MicroUsdc;
+use crate::{edge::challenge::usdc, x402::MicroUsdc};
 use axum::http::StatusCode;
-use serde_json::{Number, Value, json};
+use serde_json::{Value, json};
 
 /// Why an agent may not make this call. Nothing was reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,9 +155,4 @@ impl Refusal {
             _ => None,
         }
     }
-}
-
-/// An amount as the JSON number that JECP shows people; nothing is computed with it.
-fn usdc(amount: MicroUsdc) -> Value {
-    amount.to_string().parse().map_or(Value::Null, |number: Number| Value::Number(number))
 }

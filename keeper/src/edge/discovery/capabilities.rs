@@ -1,13 +1,13 @@
 //! `/v1/capabilities`: what is sold, page by page, and one of it (S05 6, 7).
 
-use super::super::{Capability, Edge, Registration, error::ApiError};
+use super::super::{Capability, Edge, Registration, challenge::usdc, error::ApiError};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::{Number, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Capabilities of a page, unless another number is asked for.
@@ -65,8 +65,6 @@ fn one(edge: &Edge, id: &str) -> Response {
 fn entry(edge: &Edge, capability: &Capability) -> Value {
     let offered = edge.x402_offered();
     let registration = offered.and_then(|site| site.registrations.get(capability.id));
-    // Parsed from decimal text; nothing is computed with it.
-    let price: Option<Number> = capability.price.to_string().parse().ok();
     json!({
         "id": capability.name(),
         "namespace": capability.namespace,
@@ -76,7 +74,7 @@ fn entry(edge: &Edge, capability: &Capability) -> Value {
         "actions": [{
             "id": capability.action,
             "description": capability.description,
-            "price_usdc": price,
+            "price_usdc": usdc(capability.price),
             "pricing": {
                 "base": format!("${}", capability.price),
                 "currency": "USDC",

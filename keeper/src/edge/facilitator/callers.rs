@@ -1,25 +1,25 @@
 //! Who may call the facilitator API: a token each, how often, for which capabilities and payees.
 
-use crate::edge::Edge;
+use crate::{
+    edge::{
+        Edge,
+        token::{TokenHash, bearer, refusal, unauthorized},
+    },
+    shared_secret::from_environment,
+};
 use alloy::primitives::Address;
 use axum::{
-    Json,
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::Deserialize;
-use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    env, fmt,
+    fmt,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use subtle::ConstantTimeEq;
 
-/// A shorter token could be guessed.
-const MIN_TOKEN: usize = 20;
 /// Longest name; it becomes part of the ledger's `agent_id`.
 const MAX_NAME: usize = 40;
 /// The span over which requests are counted.
@@ -52,7 +52,7 @@ pub enum CallerError {
 #[serde(try_from = "Written")]
 pub struct Caller {
     name: String,
-    token: [u8; 32],
+    token: TokenHash,
     interval: Duration,
     capabilities: Vec<String>,
     pay_to: BTreeSet<Address>,
@@ -96,15 +96,8 @@ impl TryFrom<Written> for Caller {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_word) {
             return Err(format!("a caller's name is 1 to {MAX_NAME} characters of [A-Za-z0-9_-]"));
         }
-        let token = match token.strip_prefix('$') {
-            Some(variable) => env::var(variable).map_err(|_| {
-                format!("caller {name}: the environment variable {variable} is not set")
-            })?,
-            None => token,
-        };
-        if token.len() < MIN_TOKEN {
-            return Err(format!("caller {name}: token must have at least {MIN_TOKEN} characters"));
-        }
+        let token = from_environment(&format!("caller {name}: token"), &token)?;
+        let token = TokenHash::of(&format!("caller {name}: token"), &token)?;
         let interval = WINDOW
             .checked_div(requests_per_minute)
             .ok_or_else(|| format!("caller {name}: requests_per_minute must be above 0"))?;
@@ -119,7 +112,6 @@ impl TryFrom<Written> for Caller {
         if pay_to.contains(&Address::ZERO) {
             return Err(format!("caller {name}: pay_to has the zero address"));
         }
-        let token = Sha256::digest(token).into();
         let due = Mutex::default();
         Ok(Self { name, token, interval, capabilities, pay_to, patience: settle_timeout, due })
     }
@@ -209,35 +201,14 @@ impl Callers {
 
     /// Whose token a request carries. Takes as long whoever it is.
     fn find(&self, token: &str) -> Option<&Caller> {
-        let given: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
         for caller in &self.0 {
-            if bool::from(caller.token.ct_eq(&given)) {
+            if caller.token.is_of(token) {
                 found = Some(caller);
             }
         }
         found
     }
-}
-
-/// The token of a request, if it carries one.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
-fn refuse(status: StatusCode, code: &str, message: &str) -> Box<Response> {
-    let body = Json(json!({"error": {"code": code, "message": message}}));
-    Box::new((status, body).into_response())
-}
-
-fn unauthorized() -> Box<Response> {
-    let message = "the facilitator API wants Authorization: Bearer <a caller's token>";
-    let mut response = refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
-    let challenge = HeaderValue::from_static("Bearer");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    response
 }
 
 impl Edge {
@@ -248,13 +219,15 @@ impl Edge {
     pub(super) fn caller(&self, headers: &HeaderMap) -> Result<&Caller, Box<Response>> {
         if self.callers.0.is_empty() {
             let message = "this daemon has no facilitator API";
-            return Err(refuse(StatusCode::NOT_FOUND, "NOT_FOUND", message));
+            return Err(refusal(StatusCode::NOT_FOUND, "NOT_FOUND", message));
         }
         let caller =
-            bearer(headers).and_then(|token| self.callers.find(token)).ok_or_else(unauthorized)?;
+            bearer(headers).and_then(|token| self.callers.find(token)).ok_or_else(|| {
+                unauthorized("the facilitator API wants Authorization: Bearer <a caller's token>")
+            })?;
         caller.count(Instant::now()).map_err(|seconds| {
             let message = "too many requests of this caller in a minute";
-            let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+            let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             response
         })?;

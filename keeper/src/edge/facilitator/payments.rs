@@ -5,7 +5,7 @@
 //! authorization nonce, is told what the chain shows anyway. Nobody is told of another's.
 
 use crate::{
-    edge::{Edge, agent::Caller, error::ApiError, payment::latest_pull},
+    edge::{Edge, agent::Invoker, error::ApiError, payment::latest_pull, token::refusal},
     ledger::{LedgerError, Settlement},
 };
 use alloy::primitives::{Address, B256};
@@ -25,7 +25,7 @@ pub(super) async fn by_hash(
 ) -> Response {
     match tx_hash.parse::<B256>() {
         Ok(hash) => answer(&edge, &headers, Asked::Hash(hash)).await,
-        Err(_) => error(StatusCode::BAD_REQUEST, "INVALID_TX_HASH", "0x and 64 hex digits"),
+        Err(_) => *refusal(StatusCode::BAD_REQUEST, "INVALID_TX_HASH", "0x and 64 hex digits"),
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn by_authorization(
         }
         _ => {
             let message = "payer (0x and 40 hex digits) and nonce (0x and 64)";
-            error(StatusCode::BAD_REQUEST, "INVALID_QUERY", message)
+            *refusal(StatusCode::BAD_REQUEST, "INVALID_QUERY", message)
         }
     }
 }
@@ -58,23 +58,19 @@ enum Asked {
     Authorization(Address, B256),
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, Json(json!({"error": {"code": code, "message": message}}))).into_response()
-}
-
 async fn answer(edge: &Edge, headers: &HeaderMap, asked: Asked) -> Response {
     // Who asks with a token is told of its own.
     let agent = match edge.caller_if_any(headers) {
         Ok(Some(caller)) => Some(caller.agent_id()),
-        Ok(None) => match Caller::of_headers(edge, headers).await {
-            Ok(Caller::Agent(agent)) => Some(agent.id().to_owned()),
-            Ok(Caller::Payer) => None,
+        Ok(None) => match Invoker::of_headers(edge, headers).await {
+            Ok(Invoker::Agent(agent)) => Some(agent.id().to_owned()),
+            Ok(Invoker::Payer) => None,
             Err(refusal) => return refusal.respond(None, None),
         },
         Err(refusal) => return *refusal,
     };
     let Some(site) = edge.health.site() else {
-        return error(StatusCode::SERVICE_UNAVAILABLE, "STARTING", "not there yet; see /readyz");
+        return *refusal(StatusCode::SERVICE_UNAVAILABLE, "STARTING", "not there yet; see /readyz");
     };
     let found = async {
         let mut tx = site.ledger.read().await?;
@@ -92,7 +88,7 @@ async fn answer(edge: &Edge, headers: &HeaderMap, asked: Asked) -> Response {
         Ok(found) => found,
         Err(failure) => {
             tracing::warn!(error = %failure, "cannot look up a payment");
-            return error(StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "try again");
+            return *refusal(StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "try again");
         }
     };
     let is_own = |settlement: &Settlement| match (&agent, &settlement.agent_id) {
@@ -105,13 +101,17 @@ async fn answer(edge: &Edge, headers: &HeaderMap, asked: Asked) -> Response {
         match tell(&site, settlement).await {
             Ok(payment) => told.push(payment),
             Err(_) => {
-                return error(StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "try again");
+                return *refusal(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "LEDGER_UNAVAILABLE",
+                    "try again",
+                );
             }
         }
     }
     let Some(mut first) = told.first().cloned() else {
         let message = "no payment of yours is known by this";
-        return error(StatusCode::NOT_FOUND, "UNKNOWN_PAYMENT", message);
+        return *refusal(StatusCode::NOT_FOUND, "UNKNOWN_PAYMENT", message);
     };
     // Somebody may have pulled several in one transaction.
     if told.len() > 1 {

@@ -11,6 +11,7 @@ mod template;
 
 use crate::{
     Ground,
+    memory::kib,
     payer::CHAIN_ID,
     record::{at_a_rate, create, recorded},
     report::Figure,
@@ -96,6 +97,8 @@ pub(crate) async fn measure(ground: &Ground) -> eyre::Result<Vec<Figure>> {
     let began = Instant::now();
     multiply(&stack, &database, settlements / TEMPLATE).await?;
     println!("million: {settlements} settlements laid in {:?}", began.elapsed());
+    // No daemon follows the chain here: it stays where the mirror ends.
+    stack.anvil.rpc("evm_setIntervalMining", json!([0])).await?;
     let (mut audits, mut memory, mut reconciliations) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ground.runs {
         let (took, mib) = command(ground, &stack, &daemon, "audit").await?;
@@ -366,12 +369,10 @@ async fn command(
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
-    let status = child.id().map(|id| format!("/proc/{id}/status")).ok_or_eyre("no process")?;
+    let id = child.id().ok_or_eyre("no process")?;
     let mut most = 0;
     let ended = loop {
-        if let Ok(Some(kib)) = fs::read_to_string(&status).map(|text| high_water(&text)) {
-            most = kib;
-        }
+        most = kib(id, "VmHWM:").unwrap_or(most);
         let waited = tokio::time::timeout(Duration::from_millis(20), child.wait()).await;
         if let Ok(ended) = waited {
             break ended?;
@@ -381,10 +382,4 @@ async fn command(
     let said = fs::read_to_string(stack.folder.join(format!("{name}.log")))?;
     eyre::ensure!(ended.success(), "keeper {name}: {ended}\n{said}");
     Ok((took, u32::try_from(most.div_ceil(1_024))?))
-}
-
-/// The most memory that a process had, KiB.
-fn high_water(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
