@@ -136,8 +136,9 @@ CREATE INDEX deliveries_refund_due ON deliveries (settlement_id) WHERE refund_du
 CREATE INDEX deliveries_finished ON deliveries (finished_at);
 -- What a reservation looks up. It finds a payment by its nonce alone: while a table is young every index
 -- that begins with the chain looks as good as the right one, and the plan stays.
-CREATE UNIQUE INDEX x402_settlements_payment ON x402_settlements (eip3009_nonce, payer, asset, chain_id);
-ALTER TABLE x402_settlements DROP CONSTRAINT x402_settlements_chain_id_asset_payer_eip3009_nonce_key;
+ALTER TABLE x402_settlements
+    ADD CONSTRAINT x402_settlements_payment UNIQUE (eip3009_nonce, payer, asset, chain_id),
+    DROP CONSTRAINT x402_settlements_chain_id_asset_payer_eip3009_nonce_key;
 CREATE INDEX x402_settlements_on_the_way ON x402_settlements (payer)
     WHERE status IN ('reserved', 'settle_pending', 'orphaned');
 -- And what it need not write: it is in no block yet.
