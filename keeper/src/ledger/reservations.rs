@@ -15,11 +15,6 @@ use alloy::primitives::{Address, B256};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// What the log of a settlement begins with.
-const RESERVE: &str = "status.reserve";
-/// And what comes next when it is pulled by us.
-const SETTLE: &str = "status.settle";
-
 /// A payment about to be settled. Only a verified authorization gets here.
 #[derive(Debug, Clone)]
 pub struct NewSettlement {
@@ -91,14 +86,13 @@ impl Tx {
     /// Whose the identity of a payment is.
     pub async fn identity(&mut self, new: &NewSettlement) -> Result<Identity> {
         let (known, request) = self.identity_and_request(new).await?;
-        let taken = |request: Option<Settlement>| {
-            let request = request?;
-            Some(Box::new(match request.content_hash == Some(new.content_hash) {
+        let taken = request.map(|request| {
+            Box::new(match request.content_hash == Some(new.content_hash) {
                 true => Reservation::PaidOtherwise(request),
                 false => Reservation::DuplicateRequest,
-            }))
-        };
-        Ok(match (known, taken(request)) {
+            })
+        });
+        Ok(match (known, taken) {
             (None, None) => Identity::Free,
             (None, Some(taken)) => Identity::Taken(taken),
             (Some(known), taken) => {
@@ -254,14 +248,15 @@ impl Tx {
             "valid_before": authorization.valid_before().to_string(),
             "x402_version": new.version.number(),
         });
-        let reserved = (RESERVE, Status::Reserved.as_str(), &context);
+        let reserved = ("status.reserve", Status::Reserved.as_str(), &context);
         match settled {
             None => {
                 let (kind, state, body) = reserved;
                 self.append_to_locked(id, trace_id, kind, state, body).await?;
             }
             Some((status, evidence)) => {
-                let settled = (SETTLE, status.as_str(), evidence);
+                let kind = format!("status.{}", StatusEvent::Settle);
+                let settled = (kind.as_str(), status.as_str(), evidence);
                 self.begin_events(id, trace_id, [reserved, settled]).await?;
             }
         }

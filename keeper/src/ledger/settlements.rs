@@ -440,7 +440,7 @@ impl Tx {
             let found = Settlement::try_from(row)?;
             if (found.chain_id, found.asset, found.payer, found.nonce) == identity {
                 by_identity = Some(found);
-            } else {
+            } else if by_request.is_none() || found.status != Status::Released {
                 by_request = Some(found);
             }
         }
